@@ -1,0 +1,216 @@
+/**
+ * Puts together what a worker needs to run an attempt that has begun.
+ *
+ * Outside the commit's transaction: everything it reads is final by then. What must stay true: the same
+ * attempt asked for twice gets the same assignment; a value that lies elsewhere travels as its digest.
+ */
+import type { Assignment, InputValue } from "@coppice/contract";
+import type { JsonValue, RunId } from "@coppice/core";
+import {
+  decodeSummary,
+  locate,
+  type Located,
+  ordinaryStatus,
+  resolveSource,
+  type StepIr,
+  type ValueSource,
+} from "@coppice/pipeline";
+import { type Queryable, readRuns } from "@coppice/store";
+
+import type { Begun } from "./events.ts";
+import type { Facts, RunFacts, VersionFacts } from "./facts.ts";
+import { locateOutput, type OutputCache, type StepOutputs } from "./outputs.ts";
+
+export interface AssignmentContext {
+  readonly db: Queryable;
+  readonly facts: Facts;
+  readonly outputs: OutputCache;
+}
+
+/** A joined list of more items or bytes than this is fetched by the worker, line by line. */
+const JOIN_ITEMS_INLINE_MAX = 2000;
+const JOIN_BYTES_INLINE_MAX = 64 * 1024;
+
+type ReadOutputs = (runId: RunId, step: number) => StepOutputs;
+
+export const buildAssignments = async (
+  context: AssignmentContext,
+  begun: readonly Begun[],
+): Promise<Assignment[]> => {
+  if (begun.length === 0) return [];
+  const runFacts = await context.facts.runs(context.db, [...new Set(begun.map(({ runId }) => runId))]);
+  const wanted = new Map<string, { runId: RunId; step: number; isFinal: boolean }>();
+  for (const attempt of begun) {
+    for (const step of outputSteps(attempt)) {
+      // An upstream of a step with another rule may still be running: its output is not final.
+      const isFinal = stepSpec(attempt).rule === "all_success";
+      wanted.set(`${attempt.runId}/${step}`, { runId: attempt.runId, step, isFinal });
+    }
+  }
+  const read = await context.outputs.load(context.db, [...wanted.values()]);
+  const statuses = await runStatuses(context, begun);
+  return begun.map((attempt) =>
+    toAssignment(attempt, runFacts.get(attempt.runId), read, statuses.get(attempt.runId)),
+  );
+};
+
+const stepSpec = (attempt: Begun): StepIr => {
+  const spec = attempt.version.graph.pipeline.steps[attempt.step];
+  if (spec === undefined) throw new RangeError(`no step with index ${attempt.step}`);
+  return spec;
+};
+
+const sourcesOf = (spec: StepIr): ValueSource[] => [
+  ...Object.values(spec.inputs),
+  ...(spec.map === undefined ? [] : [spec.map.over]),
+];
+
+const outputSteps = (attempt: Begun): number[] =>
+  sourcesOf(stepSpec(attempt)).flatMap((source) => {
+    const step = source.from === "output" ? attempt.version.graph.indexOf.get(source.step) : undefined;
+    return step === undefined ? [] : [step];
+  });
+
+/** Only steps that ask for the run's status need it. */
+const runStatuses = async (
+  context: AssignmentContext,
+  begun: readonly Begun[],
+): Promise<Map<RunId, "succeeded" | "failed" | "cancelled">> => {
+  const asking = begun.filter((attempt) =>
+    Object.values(stepSpec(attempt).inputs).some(
+      (source) => source.from === "run" && source.field === "status",
+    ),
+  );
+  const versions = new Map(asking.map((attempt) => [attempt.runId, attempt.version]));
+  const runs = await readRuns(context.db, [...versions.keys()]);
+  return new Map(
+    runs.flatMap((run) => {
+      const graph = versions.get(run.id)?.graph;
+      if (graph === undefined) return [];
+      return [[run.id, ordinaryStatus(graph, run.summaries.map(decodeSummary), run.isCancelled)]];
+    }),
+  );
+};
+
+const toAssignment = (
+  attempt: Begun,
+  facts: RunFacts | undefined,
+  read: ReadOutputs,
+  status: "succeeded" | "failed" | "cancelled" | undefined,
+): Assignment => {
+  const { version } = attempt;
+  const spec = stepSpec(attempt);
+  const { timeouts } = spec;
+  const params = facts?.params ?? {};
+  const inputs: Record<string, InputValue> = {};
+  for (const [name, source] of Object.entries(spec.inputs)) {
+    inputs[name] = inputValue(attempt, spec, source, params, read, status);
+  }
+  return {
+    runId: attempt.runId,
+    step: attempt.step,
+    item: attempt.item,
+    attempt: attempt.attempt,
+    lease: attempt.lease,
+    project: { id: version.projectId, name: version.projectName },
+    pipeline: { name: version.name, version: version.version },
+    stepKey: spec.key,
+    ...(attempt.name === null ? {} : { itemName: attempt.name }),
+    bundleDigest: version.bundleDigest,
+    params: params as Assignment["params"],
+    inputs,
+    spec: {
+      slots: spec.resources.slots,
+      gpu: spec.resources.gpu,
+      timeouts: {
+        graceMs: timeouts.graceMs,
+        ...(timeouts.runMs === undefined ? {} : { runMs: timeouts.runMs }),
+        ...(timeouts.heartbeatMs === undefined ? {} : { heartbeatMs: timeouts.heartbeatMs }),
+      },
+      isolation: spec.isolation,
+      exclusive: spec.exclusive,
+      ...(spec.memoryMb === undefined ? {} : { memoryMb: spec.memoryMb }),
+      env: spec.env,
+    },
+    ...(attempt.checkpoint === null ? {} : { checkpoint: attempt.checkpoint }),
+    ...(typeof facts?.traceparent === "string" ? { traceparent: facts.traceparent } : {}),
+    seed: `${attempt.runId}/${spec.key}/${attempt.item}`,
+  };
+};
+
+const inputValue = (
+  attempt: Begun,
+  spec: StepIr,
+  source: ValueSource,
+  params: JsonValue,
+  read: ReadOutputs,
+  status: "succeeded" | "failed" | "cancelled" | undefined,
+): InputValue => {
+  if (source.from === "output") return outputValue(attempt, source.step, source.path, read);
+  if (source.from === "item") return itemValue(attempt, spec, source.path, params, read);
+  const run = status === undefined ? { id: attempt.runId } : { id: attempt.runId, status };
+  const value = resolveSource(source, { params, run, output: () => undefined });
+  return value === undefined ? { kind: "missing" } : asValue(value);
+};
+
+const asValue = (value: JsonValue): InputValue => ({
+  kind: "value",
+  value: value as Extract<InputValue, { kind: "value" }>["value"],
+});
+
+const fromLocated = (located: Located): InputValue => {
+  if (located.kind === "value") return asValue(located.value);
+  if (located.kind === "missing") return { kind: "missing" };
+  return { kind: "spilled", sha256: located.spilled.sha256, path: [...located.path] };
+};
+
+const outputValue = (
+  attempt: Begun,
+  stepKey: string,
+  path: readonly string[],
+  read: ReadOutputs,
+): InputValue => {
+  const { version } = attempt;
+  const step = version.graph.indexOf.get(stepKey) ?? -1;
+  const outputs = read(attempt.runId, step);
+  if (version.graph.pipeline.steps[step]?.map === undefined) return fromLocated(locate(outputs[0], path));
+  const located = locateOutput(version, step, outputs, path);
+  const isLong =
+    outputs.length > JOIN_ITEMS_INLINE_MAX ||
+    (located.kind === "value" && sizeOf(located.value) > JOIN_BYTES_INLINE_MAX);
+  return isLong ? { kind: "join", step, path: [...path] } : fromLocated(located);
+};
+
+/** Only lists of many values can be long; their text is measured once per attempt that joins them. */
+const sizeOf = (value: JsonValue): number => JSON.stringify(value).length;
+
+const itemValue = (
+  attempt: Begun,
+  spec: StepIr,
+  path: readonly string[],
+  params: JsonValue,
+  read: ReadOutputs,
+): InputValue => {
+  const over = spec.map?.over;
+  if (over === undefined) return { kind: "missing" };
+  const inside = [String(attempt.item), ...path];
+  if (over.from === "output") return itemOfOutput(attempt, over, inside, read);
+  const list = resolveSource(over, { params, run: { id: attempt.runId }, output: () => undefined });
+  return fromLocated(locate(list, inside));
+};
+
+const itemOfOutput = (
+  attempt: Begun,
+  over: Extract<ValueSource, { from: "output" }>,
+  inside: readonly string[],
+  read: ReadOutputs,
+): InputValue => {
+  const { graph }: VersionFacts = attempt.version;
+  const step = graph.indexOf.get(over.step) ?? -1;
+  const outputs = read(attempt.runId, step);
+  const isMapped = graph.pipeline.steps[step]?.map !== undefined;
+  // Over a mapped step's outputs the item is one of its items' outputs.
+  return isMapped
+    ? fromLocated(locate(outputs[attempt.item], [...over.path, ...inside.slice(1)]))
+    : fromLocated(locate(outputs[0], [...over.path, ...inside]));
+};

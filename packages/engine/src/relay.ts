@@ -1,0 +1,113 @@
+/**
+ * From the outbox to the doorbell.
+ *
+ * The process that committed rings its own bells at once; the sweep rings what is left over. What must
+ * stay true: an outbox row is deleted only after its bells were rung, so a bell may come twice, never not
+ * at all. Deleting rides on the next commit; after a moment of quiet it is done by itself.
+ */
+import { isCoppiceError, type Logger, type Metrics } from "@coppice/core";
+import type { Bell, Doorbell } from "@coppice/queue";
+import { claimOutbox, type Database, deleteOutbox } from "@coppice/store";
+
+export interface Relay {
+  /** Rings bells that were just committed. Never throws: what fails is left to the sweep. */
+  ring(bells: readonly Bell[], outboxId: number): void;
+  /** Rows whose bells were rung; the caller deletes them in its transaction. */
+  takeRung(): number[];
+  /** Puts them back where that transaction failed. */
+  giveBack(ids: readonly number[]): void;
+  /** Rings old rows. @returns how many bells */
+  sweep(): Promise<number>;
+  close(): Promise<void>;
+}
+
+/** Rows younger than this belong to the process that made them. */
+const SWEEP_AGE_MS = 500;
+const SWEEP_CLAIM_MS = 5000;
+const SWEEP_ROWS_MAX = 200;
+/** Well below the sweep's age, so that what was rung is gone before anybody looks. */
+const TIDY_AFTER_MS = 100;
+
+export interface RelayOptions {
+  readonly db: Database;
+  readonly doorbell: Doorbell;
+  readonly logger: Logger;
+  readonly metrics: Metrics;
+  readonly failpoint: (label: string) => void;
+}
+
+export const openRelay = (options: RelayOptions): Relay => {
+  const { db, doorbell, logger, failpoint } = options;
+  let rung: number[] = [];
+  let timer: NodeJS.Timeout | undefined;
+  let inFlight: Promise<void> = Promise.resolve();
+  let isAwayLogged = false;
+
+  const tidy = async (): Promise<void> => {
+    const ids = rung;
+    rung = [];
+    try {
+      await deleteOutbox(db, ids);
+    } catch {
+      // The database is away; the sweep rings them once more, which harms nobody.
+      rung.push(...ids);
+    }
+  };
+  const tidySoon = (): void => {
+    timer ??= setTimeout(() => {
+      timer = undefined;
+      inFlight = tidy();
+    }, TIDY_AFTER_MS);
+    timer.unref();
+  };
+
+  const ringNow = async (bells: readonly Bell[], outboxId: number): Promise<void> => {
+    try {
+      await doorbell.ring(bells);
+      failpoint("relay.rung");
+      isAwayLogged = false;
+      if (outboxId !== 0) rung.push(outboxId);
+      tidySoon();
+    } catch (error) {
+      if (!isAwayLogged) {
+        isAwayLogged = true;
+        logger.warn({ err: error }, "bells could not be rung; they will be rung again");
+      }
+    }
+  };
+
+  return {
+    ring: (bells, outboxId) => {
+      void ringNow(bells, outboxId);
+    },
+    takeRung: () => {
+      const ids = rung;
+      rung = [];
+      return ids;
+    },
+    giveBack: (ids) => {
+      rung.push(...ids);
+      tidySoon();
+    },
+    sweep: async () => {
+      const rows = await claimOutbox(db, SWEEP_AGE_MS, SWEEP_CLAIM_MS, SWEEP_ROWS_MAX);
+      if (rows.length === 0) return 0;
+      const bells = rows.flatMap((row) => row.bells as unknown as Bell[]);
+      try {
+        await doorbell.ring(bells);
+      } catch (error) {
+        if (!isCoppiceError(error)) throw error;
+        return 0;
+      }
+      failpoint("relay.swept");
+      await deleteOutbox(db, rows.map((row) => row.id));
+      options.metrics.count("coppice_sweep_bells_total", {}, bells.length);
+      return bells.length;
+    },
+    close: async () => {
+      clearTimeout(timer);
+      await inFlight;
+      await tidy();
+    },
+  };
+};

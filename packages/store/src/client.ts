@@ -1,0 +1,180 @@
+/**
+ * The one place that opens connections to PostgreSQL.
+ *
+ * Statements have names, so that the server parses and plans each once per connection. A transaction
+ * holds one connection from begin to commit; whoever is inside never waits for anything but the database.
+ */
+import { CoppiceError, type Logger } from "@coppice/core";
+import pg from "pg";
+
+export interface Statement {
+  readonly name: string;
+  readonly text: string;
+}
+
+export type Row = Record<string, unknown>;
+
+/** What a transaction and the pool have in common. */
+export interface Queryable {
+  query<R extends Row = Row>(statement: Statement | string, values?: readonly unknown[]): Promise<R[]>;
+}
+
+export interface Database extends Queryable {
+  transaction<T>(work: (tx: Queryable) => Promise<T>): Promise<T>;
+  /** A connection of its own that hears `notify`; reconnects by itself until closed. */
+  listen(channel: string, onPayload: (payload: string) => void): Promise<{ close(): Promise<void> }>;
+  close(): Promise<void>;
+}
+
+export interface DatabaseOptions {
+  readonly url: string;
+  /** Connections at most. @defaultValue 10 */
+  readonly connectionsMax?: number;
+  readonly applicationName: string;
+  readonly logger: Logger;
+}
+
+const CONNECTIONS_MAX_DEFAULT = 10;
+const CONNECT_TIMEOUT_MS = 5000;
+const RELISTEN_DELAY_MS = 500;
+
+/** SQLSTATE classes and socket errors that mean "the server is not there now". */
+const AWAY = /^(08|57P0|53300)|^(ECONNREFUSED|ECONNRESET|EPIPE|ETIMEDOUT|ENOENT|EHOSTUNREACH)$/;
+
+export const isDatabaseAway = (error: unknown): boolean => {
+  if (!(error instanceof Error)) return false;
+  const { code } = error as { code?: unknown };
+  if (typeof code === "string" && AWAY.test(code)) return true;
+  return /Connection terminated|timeout exceeded when trying to connect|Client has encountered a connection error|Connection ended/i.test(
+    error.message,
+  );
+};
+
+const translate = (error: unknown): unknown =>
+  isDatabaseAway(error)
+    ? new CoppiceError("CPC_DATABASE_UNREACHABLE", {
+        detail: error instanceof Error ? error.message : String(error),
+        cause: error,
+      })
+    : error;
+
+const types: pg.CustomTypesConfig = {
+  getTypeParser: ((oid: number, format?: "text" | "binary") => {
+    // int8: our counts and sizes stay far below 2^53.
+    if (oid === 20 && format !== "binary") return Number;
+    return format === "binary" ? pg.types.getTypeParser(oid, "binary") : pg.types.getTypeParser(oid, "text");
+  }) as pg.CustomTypesConfig["getTypeParser"],
+};
+
+const runOn = async <R extends Row>(
+  target: pg.Pool | pg.PoolClient,
+  statement: Statement | string,
+  values: readonly unknown[],
+): Promise<R[]> => {
+  try {
+    const config =
+      typeof statement === "string"
+        ? { text: statement, values: [...values] }
+        : { name: statement.name, text: statement.text, values: [...values] };
+    const result = await target.query<R>(config);
+    return result.rows;
+  } catch (error) {
+    throw translate(error);
+  }
+};
+
+export const openDatabase = (options: DatabaseOptions): Database => {
+  const config: pg.PoolConfig = {
+    connectionString: options.url,
+    max: options.connectionsMax ?? CONNECTIONS_MAX_DEFAULT,
+    application_name: options.applicationName,
+    connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
+    keepAlive: true,
+    types,
+  };
+  const pool = new pg.Pool(config);
+  // An idle connection that breaks says so here; the next query opens a new one.
+  pool.on("error", (err) => options.logger.warn({ err }, "idle database connection broke"));
+
+  const transaction = async <T>(work: (tx: Queryable) => Promise<T>): Promise<T> => {
+    const client = await pool.connect().catch((error: unknown) => {
+      throw translate(error);
+    });
+    let broken: Error | undefined;
+    const onError = (error: Error): void => {
+      broken = error;
+    };
+    client.on("error", onError);
+    try {
+      const tx: Queryable = { query: (statement, values = []) => runOn(client, statement, values) };
+      await tx.query("begin");
+      const result = await work(tx);
+      await tx.query("commit");
+      return result;
+    } catch (error) {
+      if (isDatabaseAway(error) || (error instanceof CoppiceError && error.code === "CPC_DATABASE_UNREACHABLE")) {
+        broken ??= error instanceof Error ? error : new Error(String(error));
+      } else {
+        await client.query("rollback").catch((rollbackError: unknown) => {
+          broken ??= rollbackError instanceof Error ? rollbackError : new Error(String(rollbackError));
+        });
+      }
+      throw translate(error);
+    } finally {
+      client.off("error", onError);
+      client.release(broken ?? false);
+    }
+  };
+
+  return {
+    query: (statement, values = []) => runOn(pool, statement, values),
+    transaction,
+    listen: (channel, onPayload) => listenOn(options, channel, onPayload),
+    close: () => pool.end(),
+  };
+};
+
+const listenOn = async (
+  options: DatabaseOptions,
+  channel: string,
+  onPayload: (payload: string) => void,
+): Promise<{ close(): Promise<void> }> => {
+  let isClosed = false;
+  let client: pg.Client | undefined;
+  let timer: NodeJS.Timeout | undefined;
+
+  const connect = async (): Promise<void> => {
+    const next = new pg.Client({
+      connectionString: options.url,
+      application_name: `${options.applicationName}-listen`,
+      connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
+      keepAlive: true,
+    });
+    next.on("error", (err) => options.logger.debug({ err }, "listening connection broke"));
+    next.on("end", again);
+    next.on("notification", (message) => onPayload(message.payload ?? ""));
+    await next.connect();
+    await next.query(`listen ${pg.escapeIdentifier(channel)}`);
+    client = next;
+  };
+  function again(): void {
+    client = undefined;
+    if (isClosed || timer !== undefined) return;
+    timer = setTimeout(() => {
+      timer = undefined;
+      // What was notified while nobody listened is gone: tell the listener to look for itself.
+      connect().then(() => onPayload("*"), again);
+    }, RELISTEN_DELAY_MS);
+  }
+
+  await connect().catch((error: unknown) => {
+    throw translate(error);
+  });
+  return {
+    close: async () => {
+      isClosed = true;
+      clearTimeout(timer);
+      await client?.end().catch(() => undefined);
+    },
+  };
+};
