@@ -79,9 +79,14 @@ export const lockPools = (
 
 const ADD_TO_POOLS = {
   name: "add-to-pools",
-  text: `update pool p set used = greatest(0, p.used + u.delta)
+  text: `with locked as (select p.project_id, p.name from pool p
+           join unnest($1::uuid[], $2::text[]) as k(project_id, name)
+             on p.project_id = k.project_id and p.name = k.name
+           order by p.project_id, p.name for no key update of p)
+         update pool p set used = greatest(0, p.used + u.delta)
          from unnest($1::uuid[], $2::text[], $3::int[]) as u(project_id, name, delta)
-         where p.project_id = u.project_id and p.name = u.name`,
+         where p.project_id = u.project_id and p.name = u.name
+           and exists (select from locked l where l.project_id = p.project_id and l.name = p.name)`,
 };
 
 export const addToPools = async (

@@ -16,13 +16,19 @@ export type Row = Record<string, unknown>;
 
 /** What a transaction and the pool have in common. */
 export interface Queryable {
-  query<R extends Row = Row>(statement: Statement | string, values?: readonly unknown[]): Promise<R[]>;
+  query<R extends Row = Row>(
+    statement: Statement | string,
+    values?: readonly unknown[],
+  ): Promise<R[]>;
 }
 
 export interface Database extends Queryable {
   transaction<T>(work: (tx: Queryable) => Promise<T>): Promise<T>;
   /** A connection of its own that hears `notify`; reconnects by itself until closed. */
-  listen(channel: string, onPayload: (payload: string) => void): Promise<{ close(): Promise<void> }>;
+  listen(
+    channel: string,
+    onPayload: (payload: string) => void,
+  ): Promise<{ close(): Promise<void> }>;
   close(): Promise<void>;
 }
 
@@ -62,7 +68,9 @@ const types: pg.CustomTypesConfig = {
   getTypeParser: ((oid: number, format?: "text" | "binary") => {
     // int8: our counts and sizes stay far below 2^53.
     if (oid === 20 && format !== "binary") return Number;
-    return format === "binary" ? pg.types.getTypeParser(oid, "binary") : pg.types.getTypeParser(oid, "text");
+    return format === "binary"
+      ? pg.types.getTypeParser(oid, "binary")
+      : pg.types.getTypeParser(oid, "text");
   }) as pg.CustomTypesConfig["getTypeParser"],
 };
 
@@ -112,11 +120,15 @@ export const openDatabase = (options: DatabaseOptions): Database => {
       await tx.query("commit");
       return result;
     } catch (error) {
-      if (isDatabaseAway(error) || (error instanceof CoppiceError && error.code === "CPC_DATABASE_UNREACHABLE")) {
+      if (
+        isDatabaseAway(error) ||
+        (error instanceof CoppiceError && error.code === "CPC_DATABASE_UNREACHABLE")
+      ) {
         broken ??= error instanceof Error ? error : new Error(String(error));
       } else {
         await client.query("rollback").catch((rollbackError: unknown) => {
-          broken ??= rollbackError instanceof Error ? rollbackError : new Error(String(rollbackError));
+          broken ??=
+            rollbackError instanceof Error ? rollbackError : new Error(String(rollbackError));
         });
       }
       throw translate(error);

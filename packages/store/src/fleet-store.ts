@@ -58,14 +58,13 @@ export const seeWorker = async (
   freeGpus: number,
   isDraining: boolean,
 ): Promise<
-  { readonly labels: Record<string, string>; readonly gpus: number; readonly slots: number } | undefined
+  | { readonly labels: Record<string, string>; readonly gpus: number; readonly slots: number }
+  | undefined
 > => {
-  const rows = await db.query<{ labels: Record<string, string>; gpus: number; slots: number }>(SEE_WORKER, [
-    id,
-    freeSlots,
-    freeGpus,
-    isDraining,
-  ]);
+  const rows = await db.query<{ labels: Record<string, string>; gpus: number; slots: number }>(
+    SEE_WORKER,
+    [id, freeSlots, freeGpus, isDraining],
+  );
   return rows[0];
 };
 
@@ -76,7 +75,10 @@ export interface WorkerClass {
   readonly gpu: number;
 }
 
-const LOAD_CLASSES = { name: "load-classes", text: "select id, key, labels, gpu from class order by id" };
+const LOAD_CLASSES = {
+  name: "load-classes",
+  text: "select id, key, labels, gpu from class order by id",
+};
 const INSERT_CLASS = {
   name: "insert-class",
   text: `insert into class (id, key, labels, gpu)
@@ -123,7 +125,11 @@ const IS_API_STEADY = {
 };
 
 /** Whether some API process has answered without a gap for `steadyMs`. */
-export const isApiSteady = async (db: Queryable, steadyMs: number, gapMs: number): Promise<boolean> => {
+export const isApiSteady = async (
+  db: Queryable,
+  steadyMs: number,
+  gapMs: number,
+): Promise<boolean> => {
   const [row] = await db.query<{ steady: boolean }>(IS_API_STEADY, [steadyMs, gapMs]);
   return row?.steady === true;
 };

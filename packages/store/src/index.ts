@@ -46,23 +46,26 @@ export { claimIdempotencyKeys, type HeldKey, type KeyClaim } from "./idempotency
 export { assertSchema, migrate } from "./migrate.ts";
 export { claimOutbox, deleteOutbox, insertOutbox, type OutboxRow } from "./outbox-store.ts";
 export {
+  insertArtifactRefs,
+  loadOutputs,
+  loadOutputsPage,
+  loadUploaded,
+  type NewArtifactRef,
+  type StoredOutput,
+} from "./outcome-store.ts";
+export {
   type FirstRunState,
   type Granted,
-  insertArtifactRefs,
   insertAttempts,
   insertEvents,
   insertRuns,
   insertStepRuns,
   loadAttempts,
   loadOpenStepRuns,
-  loadOutputs,
-  loadOutputsPage,
   loadStepRuns,
-  loadUploaded,
   type LockedRun,
   lockRuns,
   lockRunsIfFree,
-  type NewArtifactRef,
   type NewAttempt,
   type NewEvents,
   type NewRun,
@@ -72,7 +75,6 @@ export {
   type RunUpdate,
   type StepRunRow,
   type StepRunWrite,
-  type StoredOutput,
   updateRuns,
   updateStepRuns,
 } from "./run-writes.ts";

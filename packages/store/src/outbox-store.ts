@@ -6,7 +6,10 @@ import type { JsonValue } from "@coppice/core";
 
 import type { Queryable, Row } from "./client.ts";
 
-const INSERT = { name: "insert-outbox", text: "insert into outbox (bells) values ($1::jsonb) returning id" };
+const INSERT = {
+  name: "insert-outbox",
+  text: "insert into outbox (bells) values ($1::jsonb) returning id",
+};
 const DELETE = { name: "delete-outbox", text: "delete from outbox where id = any($1::bigint[])" };
 const CLAIM = {
   name: "claim-outbox",

@@ -164,7 +164,10 @@ const INSERT_METRICS = {
            do update set value = excluded.value, at = excluded.at`,
 };
 
-export const insertMetrics = async (db: Queryable, points: readonly MetricPoint[]): Promise<void> => {
+export const insertMetrics = async (
+  db: Queryable,
+  points: readonly MetricPoint[],
+): Promise<void> => {
   if (points.length === 0) return;
   // The last of several points of one step counts; PostgreSQL refuses to update a row twice.
   const unique = [

@@ -1,0 +1,90 @@
+/** The server as a process: config → adapters → app → listen → signals → close. */
+import { openArtifactStore } from "@coppice/artifacts";
+import { CoppiceError, type Logger, type ProjectId } from "@coppice/core";
+import { openEngine, startStamping } from "@coppice/engine";
+import { openBoard, openDoorbell } from "@coppice/queue";
+import { assertSchema, ensureProject, openDatabase } from "@coppice/store";
+import {
+  artifactConfig,
+  createMetrics,
+  databaseConfig,
+  doorbellConfig,
+  engineConfig,
+  type Environment,
+  failpointConfig,
+  httpConfig,
+  loadConfig,
+} from "@coppice/telemetry";
+import { DEFAULT_PROJECT } from "./access.ts";
+import { allowedHostsOf, apiConfig, doorbellAddressOf } from "./api-config.ts";
+import { buildApp } from "./app.ts";
+import { ensureBootstrapToken } from "./bootstrap-token.ts";
+import { createFailpoint } from "./failpoint.ts";
+import { newId } from "./token.ts";
+
+/** @returns what ends it: no new requests, those under way answered, then everything closed */
+export const serve = async (env: Environment, logger: Logger): Promise<() => Promise<void>> => {
+  const config = loadConfig(
+    env,
+    databaseConfig,
+    doorbellConfig,
+    httpConfig,
+    artifactConfig,
+    engineConfig,
+    failpointConfig,
+    apiConfig,
+  );
+  const address = doorbellAddressOf(config);
+  const db = openDatabase({ url: config.databaseUrl, applicationName: "coppice-api", logger });
+  await assertSchema(db);
+  await ensureProject(db, newId<ProjectId>(), DEFAULT_PROJECT);
+  if (config.bootstrapTokenFile !== undefined) {
+    await ensureBootstrapToken(db, config.bootstrapTokenFile, logger);
+  }
+  const artifacts = await openArtifactStore(config.artifacts, { endpoint: config.s3Endpoint });
+  const doorbell = await openDoorbell(address, { logger });
+  const metrics = createMetrics();
+  const failpoint = createFailpoint(config.failpoints);
+  const { leaseMs, heartbeatMs } = config;
+  const engine = await openEngine({ db, doorbell, logger, metrics, leaseMs, failpoint });
+  const { workerRedisUrl: url } = config;
+  const app = await buildApp({
+    db,
+    engine,
+    artifacts,
+    doorbellAddress: address.kind === "redis" && url !== undefined ? { ...address, url } : address,
+    openBoard: (isReadOnly) =>
+      openBoard({
+        address,
+        basePath: "/queues",
+        readOnly: (request) => isReadOnly(request.caller?.scope ?? "read"),
+        logger,
+      }),
+    logger,
+    metrics,
+    leaseMs,
+    heartbeatMs,
+    allowedHosts: allowedHostsOf(config),
+    isSecure: config.publicUrl?.startsWith("https:") ?? false,
+  });
+  const stamping = startStamping(engine, "api", newId(), logger);
+  const listening = await app
+    .listen({ host: config.host, port: config.port })
+    .catch((error: unknown) => {
+      if (!(error instanceof Error && "code" in error && error.code === "EADDRINUSE")) throw error;
+      throw new CoppiceError("CPC_PORT_IN_USE", {
+        detail: `${config.host}:${config.port}`,
+        hint: "Set COPPICE_PORT to another port.",
+        cause: error,
+      });
+    });
+  logger.info({ url: listening }, "api is listening");
+  return async () => {
+    await app.close();
+    await stamping.stop();
+    await engine.close();
+    await doorbell.close();
+    await artifacts.close();
+    await db.close();
+  };
+};
