@@ -44,7 +44,7 @@ interface Candidate {
 }
 
 /** A bell that was rung less than this ago is about to be answered: leave its row alone. */
-const BELL_SILENT_MS = 250;
+const BELL_SILENT_MS = 1000;
 const YOUNGEST = "9999";
 
 export const poolsOf = (row: RowWork): { projectId: ProjectId; name: string; weight: number }[] =>
@@ -78,7 +78,10 @@ export const admit = async (
 
   const others = await otherCandidates(context, open);
   const candidates = [...own, ...others].toSorted(byOrder);
-  const pools = await openPools(context.tx, candidates);
+  const pools = await openPools(context.tx, [
+    ...candidates.map(({ row }) => row),
+    ...changedRows(context.set),
+  ]);
   return distribute(context, candidates, offers, windows, pools);
 };
 
@@ -91,7 +94,12 @@ const ownCandidates = (set: WorkingSet): Candidate[] => {
   for (const run of set.runs.values()) {
     for (const row of run.changedRows) {
       if (row.state !== "ready" || row.isHeldBack) continue;
-      candidates.push({ row, classId: classIdOf(row), priority: priorityOf(row), readyAt: YOUNGEST });
+      candidates.push({
+        row,
+        classId: classIdOf(row),
+        priority: priorityOf(row),
+        readyAt: YOUNGEST,
+      });
     }
   }
   return candidates;
@@ -130,16 +138,24 @@ const readAgain = async (
   { tx, set }: AdmitContext,
   waiting: readonly WaitingStepRun[],
 ): Promise<Candidate[]> => {
-  const byKey = new Map(waiting.map((entry) => [`${entry.runId}/${entry.step}/${entry.item}`, entry]));
+  const byKey = new Map(
+    waiting.map((entry) => [`${entry.runId}/${entry.step}/${entry.item}`, entry]),
+  );
   const candidates: Candidate[] = [];
   for (const stored of await loadStepRuns(tx, waiting)) {
     const entry = byKey.get(`${stored.runId}/${stored.step}/${stored.item}`);
     const run = set.runs.get(stored.runId);
     if (entry === undefined || run === undefined) continue;
     if (stored.state !== entry.state || stored.attempt !== entry.attempt) continue;
-    if (run.isCancelled && run.version.graph.pipeline.steps[stored.step]?.finally !== true) continue;
+    if (run.isCancelled && run.version.graph.pipeline.steps[stored.step]?.finally !== true)
+      continue;
     const row = addRow(set, run, stored);
-    candidates.push({ row, classId: entry.classId, priority: entry.priority, readyAt: entry.readyAt });
+    candidates.push({
+      row,
+      classId: entry.classId,
+      priority: entry.priority,
+      readyAt: entry.readyAt,
+    });
   }
   return candidates;
 };
@@ -149,9 +165,13 @@ type Pools = Map<string, { readonly state: PoolState; used: number }>;
 const poolKey = (pool: { readonly projectId: string; readonly name: string }): string =>
   `${pool.projectId}/${pool.name}`;
 
-const openPools = async (tx: Queryable, candidates: readonly Candidate[]): Promise<Pools> => {
+const changedRows = (set: WorkingSet): RowWork[] =>
+  [...set.runs.values()].flatMap((run) => [...run.changedRows]);
+
+/** All pools of the commit at once, in order: those that give back weight too. */
+const openPools = async (tx: Queryable, rows: readonly RowWork[]): Promise<Pools> => {
   const wanted = new Map<string, { projectId: string; name: string }>();
-  for (const { row } of candidates) for (const pool of poolsOf(row)) wanted.set(poolKey(pool), pool);
+  for (const row of rows) for (const pool of poolsOf(row)) wanted.set(poolKey(pool), pool);
   if (wanted.size === 0) return new Map();
   const states = await lockPools(tx, [...wanted.values()]);
   return new Map(states.map((state) => [poolKey(state), { state, used: state.used }]));

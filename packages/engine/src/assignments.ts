@@ -38,7 +38,9 @@ export const buildAssignments = async (
   begun: readonly Begun[],
 ): Promise<Assignment[]> => {
   if (begun.length === 0) return [];
-  const runFacts = await context.facts.runs(context.db, [...new Set(begun.map(({ runId }) => runId))]);
+  const runFacts = await context.facts.runs(context.db, [
+    ...new Set(begun.map(({ runId }) => runId)),
+  ]);
   const wanted = new Map<string, { runId: RunId; step: number; isFinal: boolean }>();
   for (const attempt of begun) {
     for (const step of outputSteps(attempt)) {
@@ -67,7 +69,8 @@ const sourcesOf = (spec: StepIr): ValueSource[] => [
 
 const outputSteps = (attempt: Begun): number[] =>
   sourcesOf(stepSpec(attempt)).flatMap((source) => {
-    const step = source.from === "output" ? attempt.version.graph.indexOf.get(source.step) : undefined;
+    const step =
+      source.from === "output" ? attempt.version.graph.indexOf.get(source.step) : undefined;
     return step === undefined ? [] : [step];
   });
 
@@ -173,7 +176,8 @@ const outputValue = (
   const { version } = attempt;
   const step = version.graph.indexOf.get(stepKey) ?? -1;
   const outputs = read(attempt.runId, step);
-  if (version.graph.pipeline.steps[step]?.map === undefined) return fromLocated(locate(outputs[0], path));
+  if (version.graph.pipeline.steps[step]?.map === undefined)
+    return fromLocated(locate(outputs[0], path));
   const located = locateOutput(version, step, outputs, path);
   const isLong =
     outputs.length > JOIN_ITEMS_INLINE_MAX ||

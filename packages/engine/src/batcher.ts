@@ -21,7 +21,10 @@ export interface BatcherOptions {
   /** Connections that commit at a time; runs are spread over them. */
   readonly lanes: number;
   readonly batchMax: number;
-  readonly commit: (events: readonly EngineEvent[], lane: number) => Promise<readonly EventResult[]>;
+  readonly commit: (
+    events: readonly EngineEvent[],
+    lane: number,
+  ) => Promise<readonly EventResult[]>;
 }
 
 interface Waiting {

@@ -76,7 +76,8 @@ export const stepOf = (row: { readonly run: RunWork; readonly step: number }): S
 };
 
 export const begunOf = (row: RowWork): Begun => {
-  if (row.lease === null) throw new CoppiceError("CPC_INTERNAL", { detail: "A begun attempt has a lease." });
+  if (row.lease === null)
+    throw new CoppiceError("CPC_INTERNAL", { detail: "A begun attempt has a lease." });
   return {
     runId: row.run.id,
     step: row.step,
@@ -208,7 +209,7 @@ const decideFinish = (context: DecideContext, event: FinishEvent): Decision => {
     event.usage === undefined ? null : JSON.stringify(event.usage),
   );
   if (outcome.type === "succeeded" && row.state === "succeeded") {
-    row.output = outcome.output as Exclude<RowWork["output"], undefined>;
+    row.output = outcome.output;
     for (const artifact of outcome.artifacts) {
       set.artifacts.push({
         runId: row.run.id,
@@ -232,7 +233,8 @@ const decideFinish = (context: DecideContext, event: FinishEvent): Decision => {
 const answerAgain = (context: DecideContext, event: FinishEvent): Decision => {
   const key = attemptKey(event.ref);
   const past = context.past.get(key);
-  if (past === undefined || past.lease !== event.lease || past.outcome === "lost") return SUPERSEDED;
+  if (past === undefined || past.lease !== event.lease || past.outcome === "lost")
+    return SUPERSEDED;
   const next = context.stillGranted.get(key);
   const isAnswer = next !== undefined && next.lease === event.offer?.lease;
   return { result: isAnswer ? { type: "accepted", next } : { type: "accepted" } };
@@ -240,7 +242,8 @@ const answerAgain = (context: DecideContext, event: FinishEvent): Decision => {
 
 const decideTimer = (context: DecideContext, event: TimerEvent): Decision => {
   const row = findRow(context.set, event.ref);
-  if (row === undefined || row.attempt !== event.ref.attempt || isFinalStepState(row.state)) return DONE;
+  if (row === undefined || row.attempt !== event.ref.attempt || isFinalStepState(row.state))
+    return DONE;
   switch (event.type) {
     case "lost":
       if (row.state === "running" && row.isLeaseExpired) {
@@ -306,7 +309,8 @@ const decideCancelStep = (context: DecideContext, event: CancelStepEvent): Decis
   if (summary === undefined) return refuse(new CoppiceError("CPC_STEP_NOT_FOUND"));
   if (run.state !== "running") return DONE;
   for (const row of context.set.rows.values()) {
-    const isMeant = row.step === event.step && (event.item === undefined || row.item === event.item);
+    const isMeant =
+      row.step === event.step && (event.item === undefined || row.item === event.item);
     if (row.run === run && isMeant) cancelRow(row, event.error);
   }
   if (event.item === undefined) {

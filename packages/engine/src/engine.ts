@@ -14,6 +14,7 @@ import type {
 import {
   type AttemptRef,
   CoppiceError,
+  type ErrorRecord,
   isCoppiceError,
   type JsonValue,
   type LeaseToken,
@@ -30,18 +31,19 @@ import { workerServesClass } from "@coppice/pipeline";
 import type { Doorbell } from "@coppice/queue";
 import { checkLeases, type Database, insertWorker, readRuns } from "@coppice/store";
 
-import { buildAssignments } from "./assignments.ts";
 import { openBatcher } from "./batcher.ts";
 import { openCapacity } from "./capacity.ts";
 import { commitBatch, type CommitContext, type EngineControls } from "./commit.ts";
-import type { Begun, EngineEvent, EventResult } from "./events.ts";
+import type { EngineEvent, EventResult } from "./events.ts";
 import { openFacts } from "./facts.ts";
 import { newId, secureRandom } from "./identity.ts";
 import { streamJoin } from "./join.ts";
 import { openNotifier } from "./notifier.ts";
 import { openOutputCache } from "./outputs.ts";
 import { openRelay, type Relay } from "./relay.ts";
+import { startRefreshing } from "./refresh.ts";
 import { streamItems } from "./stream.ts";
+import { toAnswers, toEvent } from "./work-protocol.ts";
 
 export interface EngineOptions {
   readonly db: Database;
@@ -63,7 +65,6 @@ export interface EngineOptions {
 export const LEASE_MS_DEFAULT = 15_000;
 const LANES_DEFAULT = 2;
 const BATCH_MAX_DEFAULT = 400;
-const CAPACITY_REFRESH_MS = 500;
 
 export interface SubmitInput {
   readonly projectId: ProjectId;
@@ -153,84 +154,104 @@ export const openEngine = async (options: EngineOptions): Promise<Engine> => {
     commit: commitOnce,
   });
 
-  const refresh = async (): Promise<void> => {
-    await capacity.refresh(db);
-    const classIds = capacity
-      .loads()
-      .filter((load) => load.ready > 0 && capacity.window(load.classId) > 0)
-      .map((load) => load.classId);
-    if (classIds.length > 0) await batcher.submit({ type: "nudge", classIds });
+  const refreshing = await startRefreshing({ db, capacity, logger, commit: batcher.submit });
+  const { refresh } = refreshing;
+  const inside: EngineInside = {
+    commit: batcher.submit,
+    relay,
+    context,
+    db,
+    doorbell,
+    leaseMs,
+    refresh,
   };
-  await capacity.refresh(db);
-  let isRefreshing = false;
-  const timer = setInterval(() => {
-    if (isRefreshing) return;
-    isRefreshing = true;
-    refresh()
-      .catch((error: unknown) => logger.debug({ err: error }, "capacity could not be read"))
-      .finally(() => {
-        isRefreshing = false;
-      });
-  }, CAPACITY_REFRESH_MS);
-  timer.unref();
-
   const assignmentContext = { db, facts, outputs };
-  const requireRun = async (projectId: ProjectId, runId: RunId): Promise<void> => {
-    const [run] = await readRuns(db, [runId]);
-    const version = run === undefined ? undefined : await facts.version(db, run.versionId);
-    if (version?.projectId !== projectId) throw new CoppiceError("CPC_RUN_NOT_FOUND");
-  };
-  const cancelError = (reason: string) =>
-    toErrorRecord(new CoppiceError("CPC_CANCELLED", { detail: reason }));
-
   return {
-    submit: (input) => submit(options, context, batcher.submit, input),
+    submit: (input) => submit(inside, input),
     work: async (workerId, items) => {
       const results = await Promise.allSettled(
         items.map((item) => batcher.submit(toEvent(workerId, item))),
       );
       return toAnswers(assignmentContext, results);
     },
-    stream: (workerId, items) =>
-      streamItems({ db, facts, leaseMs, onWorkerSeen: () => undefined }, workerId, items),
-    registerWorker: async (tokenId, request) => {
-      const workerId = newId("wrk");
-      const clockSkewMs = await insertWorker(db, {
-        ...request,
-        id: workerId,
-        tokenId,
-        gpus: request.devices.length,
-      });
-      await refresh();
-      const worker = { labels: request.labels, gpus: request.devices.length };
-      const classes = facts.classes().filter((entry) => workerServesClass(worker, entry));
-      return { workerId, classes: classes.map((entry) => entry.key), clockSkewMs };
-    },
-    cancelRun: async (projectId, runId, reason) => {
-      await requireRun(projectId, runId);
-      orThrow(await batcher.submit({ type: "cancelRun", runId, error: cancelError(reason) }));
-    },
-    cancelStep: async (projectId, target, reason) => {
-      await requireRun(projectId, target.runId);
-      orThrow(await batcher.submit({ type: "cancelStep", ...target, error: cancelError(reason) }));
-    },
-    authorizeAttempt: async (ref, lease) => {
-      const [row] = await checkLeases(db, [{ ...ref, lease }]);
-      const [run] = row === undefined ? [] : await readRuns(db, [ref.runId]);
-      if (run === undefined) return undefined;
-      const version = await facts.version(db, run.versionId);
-      return { projectId: version.projectId, bundleDigest: version.bundleDigest };
-    },
+    stream: (workerId, items) => streamItems({ db, facts, leaseMs }, workerId, items),
+    registerWorker: (tokenId, request) => registerWorker(inside, tokenId, request),
+    cancelRun: (projectId, runId, reason) => cancelRun(inside, projectId, runId, reason),
+    cancelStep: (projectId, target, reason) => cancelStep(inside, projectId, target, reason),
+    authorizeAttempt: (ref, lease) => authorizeAttempt(inside, ref, lease),
     joinOutputs: (runId, step, path) => streamJoin(db, runId, step, path),
     onRunChanged: notifier.onRunChanged,
-    inside: { commit: batcher.submit, relay, context, db, doorbell, leaseMs, refresh },
+    inside,
     close: async () => {
-      clearInterval(timer);
+      refreshing.stop();
       await batcher.idle();
-      await relay.close().catch(() => undefined);
+      await relay.close();
       await notifier.close();
     },
   };
+};
+
+const registerWorker: (
+  inside: EngineInside,
+  ...args: Parameters<Engine["registerWorker"]>
+) => ReturnType<Engine["registerWorker"]> = async (
+  { db, context: { facts }, refresh },
+  tokenId,
+  request,
+) => {
+  const workerId = newId("wrk");
+  const gpus = request.devices.length;
+  const clockSkewMs = await insertWorker(db, { ...request, id: workerId, tokenId, gpus });
+  await refresh();
+  const classes = facts
+    .classes()
+    .filter((entry) => workerServesClass({ labels: request.labels, gpus }, entry));
+  return { workerId, classes: classes.map((entry) => entry.key), clockSkewMs };
+};
+
+const requireRun = async (
+  { db, context }: EngineInside,
+  projectId: ProjectId,
+  runId: RunId,
+): Promise<void> => {
+  const [run] = await readRuns(db, [runId]);
+  const version = run === undefined ? undefined : await context.facts.version(db, run.versionId);
+  if (version?.projectId !== projectId) throw new CoppiceError("CPC_RUN_NOT_FOUND");
+};
+
+const cancelError = (reason: string): ErrorRecord =>
+  toErrorRecord(new CoppiceError("CPC_CANCELLED", { detail: reason }));
+
+const cancelRun = async (
+  inside: EngineInside,
+  projectId: ProjectId,
+  runId: RunId,
+  reason: string,
+): Promise<void> => {
+  await requireRun(inside, projectId, runId);
+  orThrow(await inside.commit({ type: "cancelRun", runId, error: cancelError(reason) }));
+};
+
+const cancelStep = async (
+  inside: EngineInside,
+  projectId: ProjectId,
+  target: { readonly runId: RunId; readonly step: number; readonly item?: number },
+  reason: string,
+): Promise<void> => {
+  await requireRun(inside, projectId, target.runId);
+  orThrow(await inside.commit({ type: "cancelStep", ...target, error: cancelError(reason) }));
+};
+
+const authorizeAttempt = async (
+  { db, context }: EngineInside,
+  ref: AttemptRef,
+  lease: LeaseToken,
+): Promise<{ projectId: ProjectId; bundleDigest: string } | undefined> => {
+  const [row] = await checkLeases(db, [{ ...ref, lease }]);
+  const [run] = row === undefined ? [] : await readRuns(db, [ref.runId]);
+  if (run === undefined) return undefined;
+  const { projectId, bundleDigest } = await context.facts.version(db, run.versionId);
+  return { projectId, bundleDigest };
 };
 
 const orThrow = (result: EventResult): void => {
@@ -258,15 +279,14 @@ const makeCommit =
       return committed.results;
     } catch (error) {
       relay.giveBack(rungIds);
-      if (!isCoppiceError(error)) logger.error({ err: error, events: events.length }, "commit failed");
+      if (!isCoppiceError(error))
+        logger.error({ err: error, events: events.length }, "commit failed");
       throw error;
     }
   };
 
 const submit = async (
-  { db }: EngineOptions,
-  context: CommitContext,
-  commit: (event: EngineEvent) => Promise<EventResult>,
+  { db, context, commit }: EngineInside,
   input: SubmitInput,
 ): Promise<Submitted> => {
   const version = await context.facts.version(db, input.pipelineVersionId);
@@ -302,67 +322,7 @@ const submit = async (
   });
   orThrow(result);
   const isReplay = result.type === "submitted" && result.isReplay;
-  const response = result.type === "submitted" ? (result.response as JsonValue | undefined) : undefined;
+  const response =
+    result.type === "submitted" ? (result.response as JsonValue | undefined) : undefined;
   return { runId: id, isReplay, response };
-};
-
-const toEvent = (workerId: WorkerId, item: WorkItem): EngineEvent => {
-  const ref: AttemptRef = {
-    runId: item.runId as RunId,
-    step: item.step,
-    item: item.item,
-    attempt: item.attempt,
-  };
-  const lease = item.lease as LeaseToken;
-  switch (item.type) {
-    case "start":
-      return { type: "start", ref, lease, workerId };
-    case "noSlot":
-      return { type: "noSlot", ref, ring: item.ring };
-    case "finish":
-      return {
-        type: "finish",
-        ref,
-        lease,
-        workerId,
-        outcome: item.outcome,
-        ...(item.usage === undefined ? {} : { usage: item.usage }),
-        ...(item.offer === undefined
-          ? {}
-          : { offer: { lease: item.offer.lease as LeaseToken, gpus: item.offer.gpus } }),
-      };
-  }
-};
-
-const begunIn = (result: EventResult): Begun | undefined => {
-  if (result.type === "started") return result.begun;
-  return result.type === "accepted" ? result.next : undefined;
-};
-
-const problem = (error: unknown): WorkAnswer =>
-  isCoppiceError(error)
-    ? { type: "problem", code: error.code, message: error.message, isRetryable: error.isRetryable }
-    : { type: "problem", code: "CPC_INTERNAL", message: "Something unexpected happened.", isRetryable: true };
-
-const toAnswers = async (
-  context: Parameters<typeof buildAssignments>[0],
-  results: readonly PromiseSettledResult<EventResult>[],
-): Promise<WorkAnswer[]> => {
-  const begun: Begun[] = [];
-  for (const result of results) {
-    const attempt = result.status === "fulfilled" ? begunIn(result.value) : undefined;
-    if (attempt !== undefined) begun.push(attempt);
-  }
-  const assignments = await buildAssignments(context, begun);
-  const byAttempt = new Map(begun.map((attempt, index) => [attempt, assignments[index]]));
-  return results.map((result): WorkAnswer => {
-    if (result.status === "rejected") return problem(result.reason);
-    const { value } = result;
-    if (value.type === "refused") return problem(value.error);
-    const attempt = begunIn(value);
-    const assignment = attempt === undefined ? undefined : byAttempt.get(attempt);
-    if (value.type === "superseded") return { type: "superseded" };
-    if (value.type === "started" && assignment !== undefined) return { type: "started", assignment };
-    return assignment === undefined ? { type: "accepted" } : { type: "accepted", next: assignment };
-  });
 };

@@ -6,8 +6,20 @@
  */
 import type { ProjectId, RunId } from "@coppice/core";
 import { CoppiceError } from "@coppice/core";
-import { decodeSummary, isFinal, type StepIr, type StepSummary, workerServesClass } from "@coppice/pipeline";
-import { loadPools, loadWaitingOf, type PoolState, readRuns, type WaitingOfRun } from "@coppice/store";
+import {
+  decodeSummary,
+  isFinal,
+  type StepIr,
+  type StepSummary,
+  workerServesClass,
+} from "@coppice/pipeline";
+import {
+  loadPools,
+  loadWaitingOf,
+  type PoolState,
+  readRuns,
+  type WaitingOfRun,
+} from "@coppice/store";
 
 import type { EngineInside } from "./engine.ts";
 import type { VersionFacts } from "./facts.ts";
@@ -38,7 +50,8 @@ export const explainRun = async (
   const { db, context } = inside;
   const [run] = await readRuns(db, [runId]);
   const version = run === undefined ? undefined : await context.facts.version(db, run.versionId);
-  if (run === undefined || version?.projectId !== projectId) throw new CoppiceError("CPC_RUN_NOT_FOUND");
+  if (run === undefined || version?.projectId !== projectId)
+    throw new CoppiceError("CPC_RUN_NOT_FOUND");
   if (run.state !== "running") return [];
   await context.capacity.refresh(db);
   const [rows, pools] = await Promise.all([loadWaitingOf(db, runId), loadPools(db, projectId)]);
@@ -49,7 +62,8 @@ export const explainRun = async (
     if (summary === undefined || isFinal(summary)) continue;
     const own = rows.filter((row) => row.step === index);
     if (own.length === 0) lines.push(waitsForUpstream(version, summaries, index, step));
-    for (const row of own) lines.push(explainRow(inside, step, version.classIds[index] ?? 0, row, pools));
+    for (const row of own)
+      lines.push(explainRow(inside, step, version.classIds[index] ?? 0, row, pools));
     if (own.length > 0 && summary.total !== null && summary.made < summary.total) {
       lines.push(waitsForItems(step, summary));
     }
@@ -102,7 +116,10 @@ const explainRow = (
   });
   if (row.state === "running") return line("running", `runs as attempt ${row.attempt}`);
   if (row.state === "retrying") {
-    return line("backoff", `attempt ${row.attempt} may start in ${Math.ceil(row.dueInMs / 1000)} s`);
+    return line(
+      "backoff",
+      `attempt ${row.attempt} may start in ${Math.ceil(row.dueInMs / 1000)} s`,
+    );
   }
   const nobody = explainMissingWorker(inside, step);
   if (nobody !== undefined) return line("no_worker", nobody);

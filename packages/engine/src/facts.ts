@@ -4,7 +4,13 @@
  * What must stay true: nothing in here can be stale, because nothing in here is ever updated. Each cache
  * is bounded; what falls out is read again.
  */
-import { CoppiceError, type JsonValue, type PipelineVersionId, type ProjectId, type RunId } from "@coppice/core";
+import {
+  CoppiceError,
+  type JsonValue,
+  type PipelineVersionId,
+  type ProjectId,
+  type RunId,
+} from "@coppice/core";
 import { buildGraph, classKeyOf, type Graph, pipelineSchema } from "@coppice/pipeline";
 import {
   insertClass,
@@ -66,60 +72,73 @@ export class BoundedMap<Key, Value> extends Map<Key, Value> {
   }
 }
 
+interface Classes {
+  all(): readonly WorkerClass[];
+  refresh(db: Queryable): Promise<void>;
+  idFor(
+    db: Queryable,
+    resources: { readonly gpu: number; readonly labels: Readonly<Record<string, string>> },
+  ): Promise<number>;
+}
+
+const openClasses = (): Classes => {
+  let classes: readonly WorkerClass[] = [];
+  const refresh = async (db: Queryable): Promise<void> => {
+    classes = await loadClasses(db);
+  };
+  const find = (key: string): WorkerClass | undefined => classes.find((entry) => entry.key === key);
+  return {
+    all: () => classes,
+    refresh,
+    idFor: async (db, resources) => {
+      const key = classKeyOf(resources);
+      if (find(key) === undefined) {
+        await insertClass(db, { key, labels: resources.labels, gpu: resources.gpu });
+        await refresh(db);
+      }
+      const found = find(key);
+      if (found !== undefined) return found.id;
+      const inUse = classes.map((entry) => entry.key).join("; ");
+      throw new CoppiceError("CPC_TOO_MANY_CLASSES", {
+        detail: `The ${CLASSES_MAX} classes in use: ${inUse}. Wanted: ${key}.`,
+      });
+    },
+  };
+};
+
+const readVersion = async (
+  db: Queryable,
+  classes: Classes,
+  id: PipelineVersionId,
+): Promise<VersionFacts> => {
+  const stored = await loadVersion(db, id);
+  if (stored === undefined) {
+    throw new CoppiceError("CPC_PIPELINE_NOT_FOUND", { detail: `Version ${id} does not exist.` });
+  }
+  const graph = buildGraph(pipelineSchema.parse(stored.ir));
+  const classIds: number[] = [];
+  for (const step of graph.pipeline.steps) classIds.push(await classes.idFor(db, step.resources));
+  return {
+    id,
+    projectId: stored.projectId as ProjectId,
+    projectName: stored.projectName,
+    name: stored.name,
+    version: stored.version,
+    bundleDigest: stored.bundleDigest,
+    graph,
+    classIds,
+  };
+};
+
 export const openFacts = (): Facts => {
   const versions = new BoundedMap<PipelineVersionId, VersionFacts>(VERSIONS_MAX);
   const runs = new BoundedMap<RunId, RunFacts>(RUNS_MAX);
-  let classes: readonly WorkerClass[] = [];
-
-  const refreshClasses = async (db: Queryable): Promise<void> => {
-    classes = await loadClasses(db);
-  };
-
-  const classIdFor = async (
-    db: Queryable,
-    resources: { readonly gpu: number; readonly labels: Readonly<Record<string, string>> },
-  ): Promise<number> => {
-    const key = classKeyOf(resources);
-    const find = (): WorkerClass | undefined => classes.find((entry) => entry.key === key);
-    let found = find();
-    if (found === undefined) {
-      await insertClass(db, { key, labels: resources.labels, gpu: resources.gpu });
-      await refreshClasses(db);
-      found = find();
-    }
-    if (found === undefined) {
-      throw new CoppiceError("CPC_TOO_MANY_CLASSES", {
-        detail: `The ${CLASSES_MAX} classes in use: ${classes.map((entry) => entry.key).join("; ")}. Wanted: ${key}.`,
-      });
-    }
-    return found.id;
-  };
-
-  const readVersion = async (db: Queryable, id: PipelineVersionId): Promise<VersionFacts> => {
-    const stored = await loadVersion(db, id);
-    if (stored === undefined) {
-      throw new CoppiceError("CPC_PIPELINE_NOT_FOUND", { detail: `Version ${id} does not exist.` });
-    }
-    const graph = buildGraph(pipelineSchema.parse(stored.ir));
-    const classIds: number[] = [];
-    for (const step of graph.pipeline.steps) classIds.push(await classIdFor(db, step.resources));
-    return {
-      id,
-      projectId: stored.projectId as ProjectId,
-      projectName: stored.projectName,
-      name: stored.name,
-      version: stored.version,
-      bundleDigest: stored.bundleDigest,
-      graph,
-      classIds,
-    };
-  };
-
+  const classes = openClasses();
   return {
     version: async (db, id) => {
       const known = versions.get(id);
       if (known !== undefined) return known;
-      const facts = await readVersion(db, id);
+      const facts = await readVersion(db, classes, id);
       versions.set(id, facts);
       return facts;
     },
@@ -131,20 +150,19 @@ export const openFacts = (): Facts => {
         if (known === undefined) missing.push(id);
         else found.set(id, known);
       }
-      if (missing.length > 0) {
-        for (const row of await loadRunFacts(db, missing)) {
-          const facts = { params: row.params as JsonValue, traceparent: row.traceparent };
-          runs.set(row.id as RunId, facts);
-          found.set(row.id as RunId, facts);
-        }
+      if (missing.length === 0) return found;
+      for (const row of await loadRunFacts(db, missing)) {
+        const facts = { params: row.params as JsonValue, traceparent: row.traceparent };
+        runs.set(row.id as RunId, facts);
+        found.set(row.id as RunId, facts);
       }
       return found;
     },
     rememberRun: (id, facts) => {
       runs.set(id, facts);
     },
-    classById: (id) => classes.find((entry) => entry.id === id),
-    classes: () => classes,
-    refreshClasses,
+    classById: (id) => classes.all().find((entry) => entry.id === id),
+    classes: classes.all,
+    refreshClasses: classes.refresh,
   };
 };

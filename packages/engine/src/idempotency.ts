@@ -36,7 +36,9 @@ export const claimKeys = async (
     const first = firsts.get(keyOf(event));
     const row = held.get(keyOf(event));
     if (first === event && row?.isNew === true) continue;
-    const isSame = Buffer.from(event.idempotency.requestSha256).equals(row?.requestSha256 ?? Buffer.of());
+    const isSame = Buffer.from(event.idempotency.requestSha256).equals(
+      row?.requestSha256 ?? Buffer.of(),
+    );
     results.set(
       event,
       isSame

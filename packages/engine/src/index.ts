@@ -8,5 +8,10 @@ export {
   type Submitted,
   type SubmitInput,
 } from "./engine.ts";
-export { type Maintenance, type MaintenanceOptions, startMaintenance, startStamping } from "./maintenance.ts";
+export {
+  type Maintenance,
+  type MaintenanceOptions,
+  startMaintenance,
+  startStamping,
+} from "./maintenance.ts";
 export { explainRun, type WhyLine } from "./explain.ts";

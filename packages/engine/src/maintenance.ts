@@ -4,7 +4,14 @@
  * Every replica may run it at any time: each task only proposes, the commit decides under the run's lock.
  * What must stay true: every repair is counted, and in calm times the counters rest near zero.
  */
-import { type AttemptRef, CoppiceError, isCoppiceError, type Logger, type RunId, toErrorRecord } from "@coppice/core";
+import {
+  type AttemptRef,
+  CoppiceError,
+  isCoppiceError,
+  type Logger,
+  type RunId,
+  toErrorRecord,
+} from "@coppice/core";
 import {
   forgetGoneProcesses,
   isApiSteady,
@@ -80,7 +87,9 @@ export const startStamping = (
   const { inside } = engine;
   const gapMs = Math.min(STAMP_GAP_MS, inside.leaseMs);
   const everyMs = Math.min(STAMP_MS, Math.floor(gapMs / 3));
-  const loop = repeat(everyMs, logger, "stamp", () => stampProcess(inside.db, processId, kind, gapMs));
+  const loop = repeat(everyMs, logger, "stamp", () =>
+    stampProcess(inside.db, processId, kind, gapMs),
+  );
   return { runOnce: loop.runOnce, stop: loop.stop };
 };
 
@@ -121,10 +130,16 @@ const repeat = (everyMs: number, logger: Logger, task: string, work: () => Promi
 
 const fireTimers = async (inside: EngineInside): Promise<void> => {
   const due = await loadDue(inside.db, BATCH);
-  await commitAll(inside, due.map((attempt) => timerEvent("due", attempt)));
+  await commitAll(
+    inside,
+    due.map((attempt) => timerEvent("due", attempt)),
+  );
 };
 
-const timerEvent = (type: TimerEvent["type"], attempt: OpenAttempt): TimerEvent => ({ type, ref: refOf(attempt) });
+const timerEvent = (type: TimerEvent["type"], attempt: OpenAttempt): TimerEvent => ({
+  type,
+  ref: refOf(attempt),
+});
 
 const refOf = ({ runId, step, item, attempt }: OpenAttempt): AttemptRef => ({
   runId,
@@ -151,31 +166,43 @@ const expireLeases = async (inside: EngineInside): Promise<void> => {
   const gapMs = Math.min(STAMP_GAP_MS, inside.leaseMs);
   if (!(await isApiSteady(inside.db, inside.leaseMs, gapMs))) return;
   count(inside, "expired_lease", expired.length);
-  await commitAll(inside, expired.map((attempt) => timerEvent("lost", attempt)));
+  await commitAll(
+    inside,
+    expired.map((attempt) => timerEvent("lost", attempt)),
+  );
 };
 
 const ringAgain = async (inside: EngineInside): Promise<void> => {
   if (inside.context.controls.isRingAgainOff === true) return;
   const silentMs = Math.min(SILENT_MS, inside.leaseMs);
-  const silent = (await loadSilent(inside.db, BATCH, silentMs)).filter(
-    (attempt) => inside.context.capacity.hasFreeSlot(attempt.classId),
+  const silent = (await loadSilent(inside.db, BATCH, silentMs)).filter((attempt) =>
+    inside.context.capacity.hasFreeSlot(attempt.classId),
   );
   if (silent.length === 0) return;
   count(inside, "silent_bell", silent.length);
-  await commitAll(inside, silent.map((attempt) => timerEvent("ringAgain", attempt)));
+  await commitAll(
+    inside,
+    silent.map((attempt) => timerEvent("ringAgain", attempt)),
+  );
 };
 
 const endOverdueRuns = async (inside: EngineInside): Promise<void> => {
   const runIds = await loadOverdueRuns(inside.db, BATCH);
   const error = toErrorRecord(new CoppiceError("CPC_RUN_TIMEOUT"));
-  await commitAll(inside, runIds.map((runId) => ({ type: "cancelRun", runId, error })));
+  await commitAll(
+    inside,
+    runIds.map((runId) => ({ type: "cancelRun", runId, error })),
+  );
 };
 
 const mendStuckRuns = async (inside: EngineInside): Promise<void> => {
   const runIds: RunId[] = await loadStuckRuns(inside.db, BATCH);
   if (runIds.length === 0) return;
   count(inside, "stuck_run", runIds.length);
-  await commitAll(inside, runIds.map((runId) => ({ type: "nudge", runId, classIds: [] })));
+  await commitAll(
+    inside,
+    runIds.map((runId) => ({ type: "nudge", runId, classIds: [] })),
+  );
 };
 
 const count = (inside: EngineInside, kind: string, by: number): void =>

@@ -51,7 +51,9 @@ export const planRun = async (context: PlanContext, run: RunWork): Promise<void>
     if (plan.needs.whens.length === 0 && plan.needs.lengths.length === 0) return;
     await answerNeeds(context, run, plan, mapLengths, whenTruths);
   }
-  throw new CoppiceError("CPC_INTERNAL", { detail: `Planning run ${run.id} does not come to an end.` });
+  throw new CoppiceError("CPC_INTERNAL", {
+    detail: `Planning run ${run.id} does not come to an end.`,
+  });
 };
 
 const carryOut = async (context: PlanContext, run: RunWork, plan: Plan): Promise<void> => {
@@ -88,7 +90,10 @@ const answerNeeds = async (
     const when = graph.pipeline.steps[step]?.when;
     if (when === undefined) continue;
     const resolve = await sourceResolver(context, run, whenSources(when));
-    whenTruths.set(step, attemptFact(() => evaluateWhen(when, resolve)));
+    whenTruths.set(
+      step,
+      attemptFact(() => evaluateWhen(when, resolve)),
+    );
   }
 };
 
@@ -100,7 +105,11 @@ const attemptFact = <T>(read: () => T): Fact<T> => {
   }
 };
 
-const mapLength = async (context: PlanContext, run: RunWork, step: number): Promise<Fact<number>> => {
+const mapLength = async (
+  context: PlanContext,
+  run: RunWork,
+  step: number,
+): Promise<Fact<number>> => {
   const { graph } = run.version;
   const known = knownMapLength(graph, run.summaries, context.paramsOf(run), step);
   if (known !== undefined) return known;
@@ -114,7 +123,11 @@ const mapLength = async (context: PlanContext, run: RunWork, step: number): Prom
 };
 
 /** Outputs of a step of this run, those of this commit included. */
-const outputsOf = async (context: PlanContext, run: RunWork, step: number): Promise<StepOutputs> => {
+const outputsOf = async (
+  context: PlanContext,
+  run: RunWork,
+  step: number,
+): Promise<StepOutputs> => {
   const isMapped = run.version.graph.pipeline.steps[step]?.map !== undefined;
   if (!isMapped) {
     const fresh = freshOutput(context.set, run, step);

@@ -5,7 +5,7 @@
  * stay true: an outbox row is deleted only after its bells were rung, so a bell may come twice, never not
  * at all. Deleting rides on the next commit; after a moment of quiet it is done by itself.
  */
-import { isCoppiceError, type Logger, type Metrics } from "@coppice/core";
+import type { Logger, Metrics } from "@coppice/core";
 import type { Bell, Doorbell } from "@coppice/queue";
 import { claimOutbox, type Database, deleteOutbox } from "@coppice/store";
 
@@ -36,16 +36,18 @@ export interface RelayOptions {
   readonly failpoint: (label: string) => void;
 }
 
-export const openRelay = (options: RelayOptions): Relay => {
-  const { db, doorbell, logger, failpoint } = options;
+/** Rows whose bells were rung and that nobody has deleted yet. */
+const openRungRows = (db: Database) => {
   let rung: number[] = [];
   let timer: NodeJS.Timeout | undefined;
   let inFlight: Promise<void> = Promise.resolve();
-  let isAwayLogged = false;
-
-  const tidy = async (): Promise<void> => {
+  const take = (): number[] => {
     const ids = rung;
     rung = [];
+    return ids;
+  };
+  const tidy = async (): Promise<void> => {
+    const ids = take();
     try {
       await deleteOutbox(db, ids);
     } catch {
@@ -53,26 +55,39 @@ export const openRelay = (options: RelayOptions): Relay => {
       rung.push(...ids);
     }
   };
-  const tidySoon = (): void => {
-    timer ??= setTimeout(() => {
-      timer = undefined;
-      inFlight = tidy();
-    }, TIDY_AFTER_MS);
-    timer.unref();
+  return {
+    take,
+    add: (ids: readonly number[]): void => {
+      rung.push(...ids);
+      timer ??= setTimeout(() => {
+        timer = undefined;
+        inFlight = tidy();
+      }, TIDY_AFTER_MS);
+      timer.unref();
+    },
+    close: async (): Promise<void> => {
+      clearTimeout(timer);
+      await inFlight;
+      await tidy();
+    },
   };
+};
+
+export const openRelay = (options: RelayOptions): Relay => {
+  const { db, doorbell, logger, metrics, failpoint } = options;
+  const rung = openRungRows(db);
+  let isAwayLogged = false;
 
   const ringNow = async (bells: readonly Bell[], outboxId: number): Promise<void> => {
     try {
       await doorbell.ring(bells);
       failpoint("relay.rung");
       isAwayLogged = false;
-      if (outboxId !== 0) rung.push(outboxId);
-      tidySoon();
+      if (outboxId !== 0) rung.add([outboxId]);
     } catch (error) {
-      if (!isAwayLogged) {
-        isAwayLogged = true;
-        logger.warn({ err: error }, "bells could not be rung; they will be rung again");
-      }
+      if (isAwayLogged) return;
+      isAwayLogged = true;
+      logger.warn({ err: error }, "bells could not be rung; they will be rung again");
     }
   };
 
@@ -80,34 +95,21 @@ export const openRelay = (options: RelayOptions): Relay => {
     ring: (bells, outboxId) => {
       void ringNow(bells, outboxId);
     },
-    takeRung: () => {
-      const ids = rung;
-      rung = [];
-      return ids;
-    },
-    giveBack: (ids) => {
-      rung.push(...ids);
-      tidySoon();
-    },
+    takeRung: rung.take,
+    giveBack: rung.add,
     sweep: async () => {
       const rows = await claimOutbox(db, SWEEP_AGE_MS, SWEEP_CLAIM_MS, SWEEP_ROWS_MAX);
       if (rows.length === 0) return 0;
       const bells = rows.flatMap((row) => row.bells as unknown as Bell[]);
-      try {
-        await doorbell.ring(bells);
-      } catch (error) {
-        if (!isCoppiceError(error)) throw error;
-        return 0;
-      }
+      await doorbell.ring(bells);
       failpoint("relay.swept");
-      await deleteOutbox(db, rows.map((row) => row.id));
-      options.metrics.count("coppice_sweep_bells_total", {}, bells.length);
+      await deleteOutbox(
+        db,
+        rows.map((row) => row.id),
+      );
+      metrics.count("coppice_sweep_bells_total", {}, bells.length);
       return bells.length;
     },
-    close: async () => {
-      clearTimeout(timer);
-      await inFlight;
-      await tidy();
-    },
+    close: rung.close,
   };
 };

@@ -5,7 +5,13 @@
  * again. A heartbeat's answer is how a worker hears that its attempt was cancelled or superseded.
  */
 import type { StreamAnswer, StreamItem } from "@coppice/contract";
-import { attemptKey, type AttemptRef, type LeaseToken, type RunId, type WorkerId } from "@coppice/core";
+import {
+  attemptKey,
+  type AttemptRef,
+  type LeaseToken,
+  type RunId,
+  type WorkerId,
+} from "@coppice/core";
 import {
   checkLeases,
   type Database,
@@ -27,8 +33,6 @@ export interface StreamContext {
   readonly db: Database;
   readonly facts: Facts;
   readonly leaseMs: number;
-  /** Hears of workers with room, so that what waits can be admitted. */
-  readonly onWorkerSeen: (workerId: WorkerId) => void;
 }
 
 type AttemptItem = Exclude<StreamItem, { type: "worker" }>;
@@ -59,7 +63,9 @@ export const streamItems = async (
   ]);
   const answers: StreamAnswer[] = [];
   for (const item of items) {
-    answers.push(item.type === "worker" ? await seen(context, workerId, item) : answerFor(item, held));
+    answers.push(
+      item.type === "worker" ? await seen(context, workerId, item) : answerFor(item, held),
+    );
   }
   return answers;
 };
@@ -135,13 +141,14 @@ const storeCheckpoints = async (
   // The last of an attempt counts.
   const newest = new Map<string, Fenced & { sha256: string }>();
   for (const item of items) {
-    if (item.type === "checkpoint") newest.set(keyOf(item), { ...fenceOf(item), sha256: item.sha256 });
+    if (item.type === "checkpoint")
+      newest.set(keyOf(item), { ...fenceOf(item), sha256: item.sha256 });
   }
   await saveCheckpoints(db, [...newest.values()]);
 };
 
 const seen = async (
-  { db, facts, onWorkerSeen }: StreamContext,
+  { db, facts }: StreamContext,
   workerId: WorkerId,
   item: Extract<StreamItem, { type: "worker" }>,
 ): Promise<StreamAnswer> => {
@@ -154,7 +161,6 @@ const seen = async (
       isRetryable: false,
     };
   }
-  if (!item.isDraining && item.freeSlots > 0) onWorkerSeen(workerId);
   const classes = facts.classes().filter((entry) => workerServesClass(worker, entry));
   return { type: "classes", classes: classes.map((entry) => entry.key) };
 };

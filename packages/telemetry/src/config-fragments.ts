@@ -39,11 +39,6 @@ export const doorbellConfig = defineFragment(
       urlWith(["redis", "rediss"]),
       "Redis for the doorbell. Without it the embedded doorbell on PostgreSQL is used.",
     ),
-    workerRedisUrl: optionalSecret(
-      "COPPICE_WORKER_REDIS_URL",
-      urlWith(["redis", "rediss"]),
-      "The doorbell's Redis as workers reach it, with a user that may only listen. Without it, COPPICE_REDIS_URL.",
-    ),
     doorbellDatabaseUrl: optionalSecret(
       "COPPICE_DOORBELL_DATABASE_URL",
       postgresUrl,

@@ -1,0 +1,155 @@
+/**
+ * Last part of a commit: writes what changed, set-wise, with the runs' feeds and the outbox.
+ */
+import type { JsonValue } from "@coppice/core";
+import { encodeSummary } from "@coppice/pipeline";
+import type { Bell } from "@coppice/queue";
+import {
+  addToPools,
+  deleteOutbox,
+  insertArtifactRefs,
+  insertAttempts,
+  insertEvents,
+  insertOutbox,
+  insertRuns,
+  insertStepRuns,
+  type NewStepRun,
+  type Queryable,
+  updateRuns,
+  updateStepRuns,
+} from "@coppice/store";
+
+import { classIdOf, poolsOf, priorityOf } from "./admit.ts";
+import type { Facts } from "./facts.ts";
+import type { RowWork, RunWork, WorkingSet } from "./working-set.ts";
+
+export const bellOf = (facts: Facts, row: RowWork): Bell => ({
+  classKey: facts.classById(classIdOf(row))?.key ?? "cpu",
+  runId: row.run.id,
+  step: row.step,
+  item: row.item,
+  attempt: row.attempt,
+  ring: row.ring,
+  priority: priorityOf(row),
+});
+
+const toWrite = (row: RowWork): NewStepRun => ({
+  runId: row.run.id,
+  step: row.step,
+  item: row.item,
+  state: row.state,
+  attempt: row.attempt,
+  ring: row.ring,
+  failed: row.failed,
+  lost: row.lost,
+  workerId: row.workerId,
+  lease: row.lease,
+  isCancelRequested: row.isCancelRequested,
+  dueInMs: row.dueInMs,
+  isNewlyReady: row.isNewlyReady,
+  output: row.output === undefined ? null : JSON.stringify(row.output),
+  error: row.error === null ? null : JSON.stringify(row.error),
+  projectId: row.run.version.projectId,
+  classId: classIdOf(row),
+  priority: priorityOf(row),
+  isPooled: poolsOf(row).length > 0,
+  name: row.name,
+});
+
+/** One row's new state, as it stands in the run's feed. */
+const changeOf = (row: RowWork): JsonValue => ({
+  step: row.step,
+  item: row.item,
+  state: row.state,
+  attempt: row.attempt,
+  ...(row.name === null ? {} : { name: row.name }),
+  ...(row.workerId === null ? {} : { worker: row.workerId }),
+  ...(row.error === null ? {} : { error: { code: row.error.code, message: row.error.message } }),
+});
+
+export const isTold = (row: RowWork): boolean => row.isNew || row.state !== row.savedState;
+
+export const write = async (
+  tx: Queryable,
+  set: WorkingSet,
+  bells: readonly Bell[],
+  rungOutboxIds: readonly number[],
+  leaseMs: number,
+): Promise<number> => {
+  const runs = [...set.runs.values()].filter(
+    (run) => run.changedRows.size > 0 || run.changes.length > 0 || run.isTouched,
+  );
+  const changed = runs.flatMap((run) => [...run.changedRows]);
+  for (const run of runs) {
+    for (const row of run.changedRows) if (isTold(row)) run.changes.push(changeOf(row));
+    if (run.state !== "running") run.changes.push(endChange(run));
+  }
+  await insertRuns(
+    tx,
+    runs.flatMap((run) => (run.first === undefined ? [] : [{ ...run.first, ...afterState(run) }])),
+  );
+  await insertStepRuns(tx, changed.filter((row) => row.isNew).map(toWrite), leaseMs);
+  await updateStepRuns(tx, changed.filter((row) => !row.isNew).map(toWrite), leaseMs);
+  await insertAttempts(tx, set.attempts);
+  await insertArtifactRefs(tx, set.artifacts);
+  await updateRuns(
+    tx,
+    runs
+      .filter((run) => run.first === undefined)
+      .map((run) => ({ id: run.id, ...afterState(run) })),
+  );
+  await insertEvents(
+    tx,
+    runs
+      .filter((run) => run.changes.length > 0)
+      .map((run) => ({
+        runId: run.id,
+        projectId: run.version.projectId,
+        firstSeq: run.nextSeq,
+        lastSeq: run.nextSeq + run.changes.length - 1,
+        changes: JSON.stringify(run.changes),
+      })),
+  );
+  await addToPools(tx, poolChanges(changed));
+  await deleteOutbox(tx, rungOutboxIds);
+  return bells.length === 0
+    ? 0
+    : insertOutbox(
+        tx,
+        bells.map((bell) => ({ ...bell })),
+      );
+};
+
+const endChange = (run: RunWork): JsonValue => ({
+  run: run.state,
+  ...(run.error === null ? {} : { error: { code: run.error.code, message: run.error.message } }),
+});
+
+const afterState = (run: RunWork) => ({
+  state: run.state,
+  summaries: run.summaries.map(encodeSummary),
+  nextSeq: run.nextSeq + run.changes.length,
+  error: run.error,
+  cancelError: run.cancelError,
+});
+
+/** A row holds its weight while it is queued or running. */
+const poolChanges = (
+  rows: readonly RowWork[],
+): { projectId: string; name: string; delta: number }[] => {
+  const deltas = new Map<string, { projectId: string; name: string; delta: number }>();
+  for (const row of rows) {
+    const sign = Number(holdsPools(row.state)) - Number(holdsPools(row.savedState));
+    if (sign === 0) continue;
+    for (const { projectId, name, weight } of poolsOf(row)) {
+      const key = `${projectId}/${name}`;
+      const entry = deltas.get(key) ?? { projectId, name, delta: 0 };
+      entry.delta += sign * weight;
+      deltas.set(key, entry);
+    }
+  }
+  return [...deltas.values()].filter((entry) => entry.delta !== 0);
+};
+
+const holdsPools = (state: string | undefined): boolean =>
+  state === "queued" || state === "running";
