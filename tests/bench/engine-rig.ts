@@ -1,6 +1,6 @@
 /**
- * The whole engine in this one process: submit, commit, relay, and a worker that runs functions instead
- * of children and speaks the workers' protocol directly.
+ * The whole engine in this one process: submit, commit, relay, and a worker that runs functions
+ * instead of children and speaks the workers' protocol directly.
  */
 import { createHash, randomBytes, randomUUID } from "node:crypto";
 import {
@@ -49,6 +49,7 @@ export interface EngineRig {
 
 export interface RigWorker {
   readonly workerId: WorkerId;
+  stop(): Promise<void>;
   finished(): number;
   /** Resolves with the finish that makes it so many; rejects when nothing finishes for a while. */
   reach(total: number): Promise<void>;
@@ -117,7 +118,7 @@ export const openEngineRig = async (kind: DoorbellKind): Promise<EngineRig> => {
         },
       });
       undo.push(() => worker.stop());
-      return { workerId: worker.workerId, ...progress };
+      return { workerId: worker.workerId, stop: () => worker.stop(), ...progress };
     },
     close: async () => {
       for (const stop of undo.toReversed()) await stop();
@@ -150,7 +151,9 @@ const watchProgress = () => {
         waiting = { total, resolve };
         watchdog = setInterval(() => {
           if (finished === last) {
-            reject(new Error(`nothing finished for ${STALLED_MS / 1000} s: ${finished} of ${total}`));
+            reject(
+              new Error(`nothing finished for ${STALLED_MS / 1000} s: ${finished} of ${total}`),
+            );
           }
           last = finished;
         }, STALLED_MS);

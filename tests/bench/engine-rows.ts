@@ -1,15 +1,15 @@
 /**
- * Durable steps per second in one process: many 1 → 10 → 1 runs, steps that do nothing, once with ten
- * steps in the middle and once with a map of ten items.
+ * Durable steps per second in one process: many 1 → 10 → 1 runs, steps that do nothing, once with
+ * ten steps in the middle and once with a map of ten items.
  */
 import type { PipelineVersionId } from "@coppice/core";
 import type { PipelineIrInput } from "@coppice/pipeline";
 import { measureBareQueue } from "@coppice/queue";
 import { succeeded } from "@coppice/testing";
 import { type EngineRig, openEngineRig, type RigWorker } from "./engine-rig.ts";
-import { cores, startMeter, type Usage } from "./machine.ts";
+import { startMeter, type Usage } from "./machine.ts";
 import { measureRawSql } from "./raw-sql.ts";
-import { cpuFigures, type Limit, type Row } from "./row.ts";
+import { cpuPerStep, type Limit, type Row } from "./row.ts";
 import type { DoorbellKind } from "./servers.ts";
 
 const MIDDLE = Array.from({ length: 10 }, (_, index) => `b${index}`);
@@ -37,6 +37,8 @@ export const mapPipeline: PipelineIrInput = {
   ],
 };
 
+/** Enough for the compiler to have seen everything. */
+const WARM_RUNS = 200;
 const ITEMS = MIDDLE.map((_, index) => index);
 
 export interface StepsOptions {
@@ -60,9 +62,7 @@ export const driveRuns = async (opened: Opened, runs: number): Promise<Usage> =>
   const meter = startMeter(servers.pids, "node");
   const reached = worker.reach(goal);
   await Promise.all(
-    Array.from({ length: runs }, () =>
-      engine.submit({ projectId, pipelineVersionId, params: {} }),
-    ),
+    Array.from({ length: runs }, () => engine.submit({ projectId, pipelineVersionId, params: {} })),
   );
   await reached;
   return meter.stop();
@@ -97,7 +97,7 @@ export const measureSteps = async (
       succeeded(stepKey === "a" ? { items: ITEMS } : null),
     );
     const opened = { rig, versionId, worker };
-    await driveRuns(opened, Math.min(options.runs, 50));
+    await driveRuns(opened, Math.min(options.runs, WARM_RUNS));
     Object.assign(rig.batches, { commits: 0, events: 0 });
     const usage = await driveRuns(opened, options.runs);
     const steps = options.runs * STEPS_PER_RUN;
@@ -105,7 +105,7 @@ export const measureSteps = async (
     return {
       measured: steps / (usage.wallMs / 1000),
       limits: await rawLimits(opened, options),
-      cpu: cpuFigures(usage, steps, cores),
+      cpu: cpuPerStep(usage, steps),
       notes: [`${options.runs} runs, ${options.slots} slots, ${batch.toFixed(0)} events a commit`],
     };
   } finally {

@@ -1,6 +1,7 @@
 /**
- * A fleet as an operator would start it: API, scheduler and workers as processes of their own that meet
- * over HTTP and the doorbell. This process is a client and looks into the database to see what is done.
+ * A fleet as an operator would start it: API, scheduler and workers as processes of their own that
+ * meet over HTTP and the doorbell. This process is a client and looks into the database to see
+ * what is done.
  */
 import { mkdir, readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
@@ -13,9 +14,11 @@ import type { PipelineVersionId, ProjectId } from "@coppice/core";
 import { createProcessTree, freePort, type ProcessExit } from "@coppice/local";
 import { type Database, openDatabase } from "@coppice/store";
 import { startMeter, type Usage } from "./machine.ts";
+import { CHILDREN } from "./row.ts";
 import { benchLogger, type DoorbellKind, type Servers, startServers } from "./servers.ts";
 
 const POLL_MS = 10;
+const POLL_MAX_MS = 500;
 const STALLED_MS = 30_000;
 const STOP_TIMEOUT_MS = 15_000;
 
@@ -55,7 +58,10 @@ const died = ({ name, exitCode, signal, lastLines }: ProcessExit): void => {
   process.stderr.write(`  ! ${name} ended (${exitCode ?? signal}):\n${lastLines.join("\n")}\n`);
 };
 
-const deploy = async (admin: Client, server: string): Promise<{ client: Client; token: string }> => {
+const deploy = async (
+  admin: Client,
+  server: string,
+): Promise<{ client: Client; token: string }> => {
   await admin.projects.create({ body: { name: "bench" } });
   const body = { name: "bench", scope: "deploy", project: "bench" } as const;
   const { token } = await admin.tokens.create({ body });
@@ -96,9 +102,19 @@ export const openFleet = async (kind: DoorbellKind): Promise<Fleet> => {
   };
   const start = async (name: string, args: readonly string[], more: object): Promise<void> => {
     const command = process.execPath;
-    const logFile = join(dir, `${name}.log`);
+    // With our own flags: what is profiled here is profiled there.
+    const logFile = join(dir, `${name.replaceAll(" ", "-")}.log`);
     const ready = { kind: "started" } as const;
-    const spec = { name, command, args, env, cwd: dir, logFile, ready, ...more };
+    const spec = {
+      name,
+      command,
+      args: [...process.execArgv, ...args],
+      env,
+      cwd: dir,
+      logFile,
+      ready,
+      ...more,
+    };
     pids[name] = (await tree.start(spec)).pid;
   };
   const isUp = (url: string) => ({ ready: { kind: "http", url } });
@@ -127,8 +143,9 @@ export const openFleet = async (kind: DoorbellKind): Promise<Fleet> => {
       const program =
         kindOfWorker === "children"
           ? [await binOf("worker")]
-          : [...process.execArgv, fileURLToPath(new URL("noop-worker.ts", import.meta.url))];
-      await start(`worker${workers}`, program, {
+          : [fileURLToPath(new URL("noop-worker.ts", import.meta.url))];
+      const name = `worker ${workers}${kindOfWorker === "children" ? CHILDREN : ""}`;
+      await start(name, program, {
         env: {
           ...path,
           COPPICE_LOG_LEVEL: "warn",
@@ -176,18 +193,23 @@ export const openFleet = async (kind: DoorbellKind): Promise<Fleet> => {
   }
 };
 
+/** Looks seldom while much is left and often near the end: counting costs the database time. */
 const awaitCount = async (count: () => Promise<number>, total: number): Promise<void> => {
-  let last = -1;
-  let movedAt = performance.now();
+  const first = await count();
+  const startedAt = performance.now();
+  let last = first;
+  let movedAt = startedAt;
   for (;;) {
     const now = await count();
+    const at = performance.now();
     if (now >= total) return;
-    if (now !== last) movedAt = performance.now();
+    if (now !== last) movedAt = at;
     last = now;
-    if (performance.now() - movedAt > STALLED_MS) {
+    if (at - movedAt > STALLED_MS) {
       throw new Error(`nothing finished for ${STALLED_MS / 1000} s: ${now} of ${total}`);
     }
-    await pause(POLL_MS);
+    const leftMs = ((total - now) / (now - first)) * (at - startedAt);
+    await pause(Math.min(POLL_MAX_MS, Math.max(POLL_MS, leftMs / 4)));
   }
 };
 

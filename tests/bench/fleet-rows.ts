@@ -1,46 +1,32 @@
 /**
- * What a fleet of processes does over HTTP: steps that do nothing through two workers without children,
- * real user steps through the reused children of one worker, and more workers for more work.
+ * What a fleet of processes does over HTTP: steps that do nothing through two workers without
+ * children, real user steps through the reused children of one worker, and more workers for more
+ * work.
  */
 import { randomUUID } from "node:crypto";
-import type { RunId, WorkerId } from "@coppice/core";
+import type { WorkerId } from "@coppice/core";
 import { measureBareQueue } from "@coppice/queue";
 import { STEPS_PER_RUN } from "./engine-rows.ts";
 import { type Fleet, openFleet, type WorkerKind } from "./fleet-rig.ts";
-import { cores } from "./machine.ts";
+import { openHttpLoad, repeatAtOnce } from "./http-load.ts";
+import { totalCpuMs, type Usage } from "./machine.ts";
 import { measureRawSql } from "./raw-sql.ts";
-import { cpuFigures, type Limit } from "./row.ts";
+import { cpuPerStep, type Limit } from "./row.ts";
 import type { MeasuredRow } from "./rows.ts";
 
 /** Requests of this client under way at a time. */
 const CLIENTS = 32;
 
-/** @returns the ids of the runs */
-const submitMany = async (
-  { client }: Fleet,
-  pipeline: string,
-  count: number,
-  params: Record<string, never> | { waitsMs: number[] } = {},
-): Promise<RunId[]> => {
-  const ids: RunId[] = [];
-  let left = count;
-  const lane = async (): Promise<void> => {
-    while (left > 0) {
-      left -= 1;
-      const { id } = await client.runs.submit({ body: { pipeline, params } });
-      ids.push(id as RunId);
-    }
-  };
-  await Promise.all(Array.from({ length: Math.min(CLIENTS, count) }, lane));
-  return ids;
-};
-
 const driveFan = async (fleet: Fleet, runs: number) => {
   const goal = (await fleet.finishedSteps()) + runs * STEPS_PER_RUN;
   const meter = fleet.meter();
-  await submitMany(fleet, "fan", runs);
+  const load = openHttpLoad(fleet.server, fleet.token, CLIENTS);
+  const body = { pipeline: "fan" };
+  await repeatAtOnce(runs, CLIENTS, () => load.post("/v1/runs", body, 201));
   await fleet.awaitSteps(goal);
-  return meter.stop();
+  const usage = meter.stop();
+  load.close();
+  return usage;
 };
 
 const rawLimits = async (fleet: Fleet, runs: number, slots: number): Promise<Limit[]> => {
@@ -87,7 +73,7 @@ const measureFan = async (options: FanOptions): Promise<readonly MeasuredRow[]> 
         target,
         isFloor: true,
         limits: await rawLimits(fleet, runs, slots),
-        cpu: cpuFigures(usage, steps, cores),
+        cpu: cpuPerStep(usage, steps),
         notes: [`${runs} runs, ${workers} × ${slots} slots, ${batch.toFixed(1)} events a commit`],
       },
     ];
@@ -98,7 +84,7 @@ const measureFan = async (options: FanOptions): Promise<readonly MeasuredRow[]> 
 
 export const measureFleet = (isQuick: boolean): Promise<readonly MeasuredRow[]> =>
   measureFan({
-    what: "durable steps/s, 1→10→1, API, scheduler and two workers as processes, no-op executor, Redis",
+    what: "durable steps/s, 1→10→1, API, scheduler, two workers as processes, no-op steps, Redis",
     target: 2000,
     kind: "noop",
     workers: 2,
@@ -112,22 +98,22 @@ export const measureChildren = (isQuick: boolean): Promise<readonly MeasuredRow[
     target: 800,
     kind: "children",
     workers: 1,
-    slots: 4,
-    runs: isQuick ? 20 : 300,
+    slots: 16,
+    runs: isQuick ? 20 : 400,
   });
 
 const STEP_MS = 100;
 const WORKERS_MAX = 4;
 const SLOTS_EACH = 4;
 
-/** Steps per second of steps that wait, with the workers that are there. */
-const driveWaits = async (fleet: Fleet, steps: number): Promise<number> => {
+/** Steps that wait, as many as that, with the workers that are there. */
+const driveWaits = async (fleet: Fleet, steps: number): Promise<Usage> => {
   const goal = (await fleet.finishedSteps()) + steps;
-  const startedAt = performance.now();
+  const meter = fleet.meter();
   const waitsMs = Array.from({ length: steps }, () => STEP_MS);
-  await submitMany(fleet, "waits", 1, { waitsMs });
+  await fleet.client.runs.submit({ body: { pipeline: "waits", params: { waitsMs } } });
   await fleet.awaitSteps(goal);
-  return steps / ((performance.now() - startedAt) / 1000);
+  return meter.stop();
 };
 
 export const measureScaleOut = async (isQuick: boolean): Promise<readonly MeasuredRow[]> => {
@@ -135,15 +121,20 @@ export const measureScaleOut = async (isQuick: boolean): Promise<readonly Measur
   const fleet = await openFleet("redis");
   try {
     const perSecond: number[] = [];
+    let usage: Usage | undefined;
     for (let workers = 1; workers <= WORKERS_MAX; workers += 1) {
       await fleet.startWorker("children", SLOTS_EACH);
       if (workers !== 1 && workers !== WORKERS_MAX) continue;
       // Children are started by the first steps that need them.
       await driveWaits(fleet, workers * SLOTS_EACH * 3);
-      perSecond.push(await driveWaits(fleet, workers * stepsEach));
+      usage = await driveWaits(fleet, workers * stepsEach);
+      perSecond.push((workers * stepsEach) / (usage.wallMs / 1000));
     }
     const [one = Number.NaN, all = Number.NaN] = perSecond;
     const perWorker = (SLOTS_EACH * 1000) / STEP_MS;
+    const reached = (value: number, workers: number): string =>
+      `${value.toFixed(1)} of ${workers * perWorker} steps/s`;
+    const busy = usage === undefined ? 0 : totalCpuMs(usage) / usage.wallMs;
     return [
       {
         what: `efficiency of each worker, 1 → ${WORKERS_MAX} workers on ${STEP_MS} ms steps`,
@@ -151,11 +142,11 @@ export const measureScaleOut = async (isQuick: boolean): Promise<readonly Measur
         measured: all / (WORKERS_MAX * one),
         target: 0.9,
         isFloor: true,
-        limits: [],
+        limits: [{ name: "slots alone", value: 1 }],
         notes: [
-          `${one.toFixed(1)} → ${all.toFixed(1)} steps/s`,
-          `ideal ${perWorker} → ${WORKERS_MAX * perWorker}: reached ${(one / perWorker).toFixed(2)} → ${(all / (WORKERS_MAX * perWorker)).toFixed(2)}`,
+          `${reached(one, 1)} → ${reached(all, WORKERS_MAX)}`,
           `${SLOTS_EACH} slots each, real children`,
+          `the fleet kept ${busy.toFixed(2)} cores busy`,
         ],
       },
     ];

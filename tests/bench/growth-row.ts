@@ -1,6 +1,6 @@
 /**
- * Whether the past costs: steps per second with 10^3 and with 10^5 finished runs in the database. The
- * finished runs are written set-wise, row for row as the engine leaves them.
+ * Whether the past costs: steps per second with 10^3 and with 10^5 finished runs in the database.
+ * The finished runs are written set-wise, row for row as the engine leaves them.
  */
 import type { PipelineVersionId, WorkerId } from "@coppice/core";
 import { emptySummary, encodeSummary } from "@coppice/pipeline";
@@ -8,8 +8,7 @@ import { type Database, openDatabase } from "@coppice/store";
 import { succeeded } from "@coppice/testing";
 import { type EngineRig, openEngineRig } from "./engine-rig.ts";
 import { driveRuns, fanPipeline, STEPS_PER_RUN } from "./engine-rows.ts";
-import { cores, type Usage } from "./machine.ts";
-import { cpuFigures } from "./row.ts";
+import { totalCpuMs, type Usage } from "./machine.ts";
 import type { MeasuredRow } from "./rows.ts";
 import { benchLogger } from "./servers.ts";
 
@@ -19,22 +18,23 @@ const FLAT_TARGET = 1.1;
 const CHUNK = 10_000;
 
 /** A version 7 UUID of a moment in the past: finished runs are older than any new one. */
-const PAST_ID = `(lpad(to_hex(1700000000000 + n), 12, '0') || '7' || substr(md5(n::text), 1, 3) || 'a'
-  || substr(md5(n::text), 4, 15))::uuid`;
+const PAST_ID = `(lpad(to_hex(1700000000000 + n), 12, '0') || '7'
+  || substr(md5(n::text), 1, 3) || 'a' || substr(md5(n::text), 4, 15))::uuid`;
 const MOMENT = "to_timestamp((1700000000000 + n) / 1000.0)";
 
 const STATEMENTS = [
-  `insert into run (id, project_id, pipeline_version_id, state, params, summaries, next_seq, created_at,
-     finished_at)
-   select ${PAST_ID}, $3, $4, 'succeeded', '{}', $5::jsonb, 28, ${MOMENT}, ${MOMENT} + interval '1 s'
+  `insert into run (id, project_id, pipeline_version_id, state, params, summaries, next_seq,
+     created_at, finished_at)
+   select ${PAST_ID}, $3, $4, 'succeeded', '{}', $5::jsonb, 28, ${MOMENT},
+     ${MOMENT} + interval '1 s'
    from generate_series($1::bigint, $2::bigint) n`,
-  `insert into step_run (run_id, step, item, project_id, class_id, priority, state, ready_at, queued_at,
-     started_at, finished_at, worker_id)
+  `insert into step_run (run_id, step, item, project_id, class_id, priority, state, ready_at,
+     queued_at, started_at, finished_at, worker_id)
    select ${PAST_ID}, step, 0, $3, 1, 0, 'succeeded', ${MOMENT}, ${MOMENT}, ${MOMENT},
      ${MOMENT} + interval '1 s', $4
    from generate_series($1::bigint, $2::bigint) n, generate_series(0, ${STEPS_PER_RUN - 1}) step`,
-  `insert into attempt (run_id, step, item, attempt, project_id, outcome, worker_id, lease_token, started_at,
-     finished_at)
+  `insert into attempt (run_id, step, item, attempt, project_id, outcome, worker_id, lease_token,
+     started_at, finished_at)
    select ${PAST_ID}, step, 0, 1, $3, 'succeeded', $4, gen_random_uuid(), ${MOMENT},
      ${MOMENT} + interval '1 s'
    from generate_series($1::bigint, $2::bigint) n, generate_series(0, ${STEPS_PER_RUN - 1}) step`,
@@ -83,14 +83,14 @@ const checkpoint = async (rig: EngineRig): Promise<void> => {
   await admin.close();
 };
 
-const totalMs = ({ cpuMs }: Usage): number =>
-  Object.values(cpuMs).reduce((sum, value) => sum + value, 0);
-
 /** The repeat that was disturbed least. */
 const best = (usages: readonly Usage[]): Usage => {
   const [first, ...rest] = usages;
   if (first === undefined) throw new Error("expected at least one measurement");
-  return rest.reduce((least, usage) => (totalMs(usage) < totalMs(least) ? usage : least), first);
+  return rest.reduce(
+    (least, usage) => (totalCpuMs(usage) < totalCpuMs(least) ? usage : least),
+    first,
+  );
 };
 
 export const measureGrowth = async (isQuick: boolean): Promise<readonly MeasuredRow[]> => {
@@ -116,17 +116,17 @@ export const measureGrowth = async (isQuick: boolean): Promise<readonly Measured
     const after = await measure();
     const steps = runs * STEPS_PER_RUN;
     const cost = (usage: Usage): number =>
-      Object.keys(usage.cpuMs).length > 1 ? totalMs(usage) / steps : usage.wallMs / steps;
+      Object.keys(usage.cpuMs).length > 1 ? totalCpuMs(usage) / steps : usage.wallMs / steps;
+    const text = (count: number): string => count.toLocaleString("en");
     const perSecond = (usage: Usage): string => (steps / (usage.wallMs / 1000)).toFixed(0);
     return [
       {
-        what: `cost per step as finished runs grow, ${few.toLocaleString("en")} → ${many.toLocaleString("en")}`,
+        what: `cost per step as finished runs grow, ${text(few)} → ${text(many)}`,
         unit: "ratio",
         measured: cost(after) / cost(before),
         target: FLAT_TARGET,
         isFloor: false,
         limits: [],
-        cpu: cpuFigures(after, steps, cores),
         notes: [
           `${cost(before).toFixed(3)} → ${cost(after).toFixed(3)} ms of CPU a step`,
           `${perSecond(before)} → ${perSecond(after)} steps/s`,

@@ -1,10 +1,15 @@
 /**
- * How long one thing takes on a fleet that has nothing else to do, as a client sees it: from before the
- * request that submits to the event that says the run has ended.
+ * How long one thing takes on a fleet that has nothing else to do, as a client sees it: from
+ * before the request that submits to the event that says the run has ended.
  */
-import { Agent, type IncomingMessage, request } from "node:http";
+import { randomUUID } from "node:crypto";
+import type { WorkerId } from "@coppice/core";
+import { measureBareQueue } from "@coppice/queue";
 import { type Fleet, openFleet } from "./fleet-rig.ts";
-import { percentile } from "./row.ts";
+import { openHttpLoad, repeatAtOnce } from "./http-load.ts";
+import type { Usage } from "./machine.ts";
+import { timeRawChains } from "./raw-sql.ts";
+import { cpuFigures, type Limit, percentile } from "./row.ts";
 import type { MeasuredRow } from "./rows.ts";
 
 const SLOTS = 2;
@@ -31,31 +36,56 @@ const inDatabaseMs = async ({ db }: Fleet, count: number): Promise<number[]> =>
     )
   ).map(({ ms }) => ms);
 
-const timeRuns = async (pipeline: string, count: number) => {
+interface ChainTimes {
+  readonly seenMs: readonly number[];
+  readonly databaseMs: readonly number[];
+  readonly rawSqlMs: readonly number[];
+  /** BullMQ's own time for one job after the other. */
+  readonly bareJobMs: number;
+  readonly usage: Usage;
+}
+
+const timeChains = async (pipeline: string, steps: number, count: number): Promise<ChainTimes> => {
   const fleet = await openFleet("redis");
   try {
     await fleet.startWorker("children", SLOTS);
     for (let run = 0; run < WARM_RUNS; run += 1) await timeRun(fleet, pipeline);
     const seenMs: number[] = [];
+    const meter = fleet.meter();
     for (let run = 0; run < count; run += 1) seenMs.push(await timeRun(fleet, pipeline));
-    return { seenMs, databaseMs: await inDatabaseMs(fleet, count) };
+    const usage = meter.stop();
+    const databaseMs = await inDatabaseMs(fleet, count);
+    const { db, projectId, servers } = fleet;
+    const versionId = await fleet.versionOf(pipeline);
+    const owner = { projectId, versionId, workerId: randomUUID() as WorkerId };
+    await timeRawChains(db, owner, steps, WARM_RUNS);
+    const rawSqlMs = await timeRawChains(db, owner, steps, count);
+    const bare = await measureBareQueue(servers.address, 500, { concurrency: 1 });
+    return { seenMs, databaseMs, rawSqlMs, usage, bareJobMs: 1000 / bare.processedPerSecond };
   } finally {
     await fleet.close();
   }
 };
 
+const chainLimits = (times: ChainTimes, steps: number, share: number, scale: number): Limit[] => [
+  { name: "BullMQ alone, jobs in a row", value: steps * times.bareJobMs * scale },
+  { name: "SQL alone, commits in a row", value: percentile(times.rawSqlMs, share) * scale },
+];
+
 export const measureChain = async (isQuick: boolean): Promise<readonly MeasuredRow[]> => {
   const count = isQuick ? 20 : 200;
-  const { seenMs, databaseMs } = await timeRuns("chain-3", count);
+  const times = await timeChains("chain-3", 3, count);
+  const cpu = cpuFigures(times.usage, { per: "run", count, bound: (_side, row) => row });
   const figure = (share: number, target: number): MeasuredRow => ({
-    what: `submit → done of a 3-step chain on an idle engine, p${share * 100}, real user steps, Redis`,
+    what: `submit → done of a 3-step chain, idle engine, p${share * 100}, real user steps, Redis`,
     unit: "ms",
-    measured: percentile(seenMs, share),
+    measured: percentile(times.seenMs, share),
     target,
     isFloor: false,
-    limits: [],
+    limits: chainLimits(times, 3, share, 1),
+    cpu,
     notes: [
-      `by the database's clock ${percentile(databaseMs, share).toFixed(1)} ms`,
+      `by the database's clock ${percentile(times.databaseMs, share).toFixed(1)} ms`,
       `${count} runs, the end seen by server-sent events`,
     ],
   });
@@ -64,18 +94,20 @@ export const measureChain = async (isQuick: boolean): Promise<readonly MeasuredR
 
 export const measureSequential = async (isQuick: boolean): Promise<readonly MeasuredRow[]> => {
   const count = isQuick ? 3 : 20;
-  const { seenMs, databaseMs } = await timeRuns("chain-40", count);
+  const times = await timeChains("chain-40", 40, count);
+  const fastest = Math.min(...times.seenMs) / 1000;
   return [
     {
       what: "submit → done of 40 sequential real user steps, Redis",
       unit: "s",
-      measured: percentile(seenMs, 0.5) / 1000,
+      measured: percentile(times.seenMs, 0.5) / 1000,
       target: 0.3,
       isFloor: false,
-      limits: [],
+      limits: chainLimits(times, 40, 0.5, 1 / 1000),
+      cpu: cpuFigures(times.usage, { per: "run", count, bound: (_side, row) => row / 1000 }),
       notes: [
-        `median of ${count} runs, fastest ${(Math.min(...seenMs) / 1000).toFixed(3)} s`,
-        `by the database's clock ${(percentile(databaseMs, 0.5) / 1000).toFixed(3)} s`,
+        `median of ${count} runs, fastest ${fastest.toFixed(3)} s`,
+        `by the database's clock ${(percentile(times.databaseMs, 0.5) / 1000).toFixed(3)} s`,
       ],
     },
   ];
@@ -83,59 +115,18 @@ export const measureSequential = async (isQuick: boolean): Promise<readonly Meas
 
 const CLIENTS = 50;
 
-const send = (
-  agent: Agent,
-  url: URL,
-  options: { method: string; headers: Record<string, string> },
-  body?: string,
-): Promise<number> =>
-  new Promise((resolve, reject) => {
-    const outgoing = request(url, { ...options, agent }, (reply: IncomingMessage) => {
-      reply.resume();
-      reply.once("end", () => resolve(reply.statusCode ?? 0));
-    });
-    outgoing.once("error", reject);
-    outgoing.end(body);
-  });
-
-/** Fifty at a time, each again as soon as it is answered. */
-const timeRequests = async (total: number, once: () => Promise<void>): Promise<number[]> => {
-  const times: number[] = [];
-  let left = total;
-  const lane = async (): Promise<void> => {
-    while (left > 0) {
-      left -= 1;
-      const startedAt = performance.now();
-      await once();
-      times.push(performance.now() - startedAt);
-    }
-  };
-  await Promise.all(Array.from({ length: CLIENTS }, lane));
-  return times;
-};
-
 export const measureSubmit = async (isQuick: boolean): Promise<readonly MeasuredRow[]> => {
   const total = isQuick ? 300 : 5000;
   const fleet = await openFleet("redis");
-  const agent = new Agent({ keepAlive: true, maxSockets: CLIENTS });
+  const load = openHttpLoad(fleet.server, fleet.token, CLIENTS);
   try {
-    const headers = {
-      authorization: `Bearer ${fleet.token}`,
-      "content-type": "application/json",
-    };
-    const body = JSON.stringify({ pipeline: "chain-3" });
-    const expectStatus = async (wanted: number, sent: Promise<number>): Promise<void> => {
-      const status = await sent;
-      if (status !== wanted) throw new Error(`expected ${wanted}. Received: ${status}`);
-    };
-    const runs = new URL("/v1/runs", fleet.server);
-    const livez = new URL("/livez", fleet.server);
-    const submit = () => expectStatus(201, send(agent, runs, { method: "POST", headers }, body));
-    const look = () => expectStatus(200, send(agent, livez, { method: "GET", headers: {} }));
-    await timeRequests(Math.min(500, total), submit);
-    const times = await timeRequests(total, submit);
-    const httpTimes = await timeRequests(total, look);
-    const sqlTimes = await timeRequests(Math.min(2000, total), () => insertAlone(fleet));
+    const submit = () => load.post("/v1/runs", { pipeline: "chain-3" }, 201);
+    await repeatAtOnce(Math.min(1000, total), CLIENTS, submit);
+    const meter = fleet.meter();
+    const times = await repeatAtOnce(total, CLIENTS, submit);
+    const usage = meter.stop();
+    const httpTimes = await repeatAtOnce(total, CLIENTS, () => load.get("/livez", 200));
+    const sqlTimes = await repeatAtOnce(total, CLIENTS, () => insertAlone(fleet));
     return [
       {
         what: `submit → 201 at ${CLIENTS} clients, p50`,
@@ -147,11 +138,17 @@ export const measureSubmit = async (isQuick: boolean): Promise<readonly Measured
           { name: "HTTP alone (/livez)", value: percentile(httpTimes, 0.5) },
           { name: "SQL alone (one insert)", value: percentile(sqlTimes, 0.5) },
         ],
+        // With so many always under way, each waits for the others' processor time.
+        cpu: cpuFigures(usage, {
+          per: "request",
+          count: total,
+          bound: (sideMs) => CLIENTS * sideMs,
+        }),
         notes: [`${total} requests, p95 ${percentile(times, 0.95).toFixed(1)} ms`, "no worker"],
       },
     ];
   } finally {
-    agent.destroy();
+    load.close();
     await fleet.close();
   }
 };

@@ -1,8 +1,8 @@
 /**
  * What the machine did meanwhile: CPU time of our processes and of everybody else's, from /proc.
  *
- * What must stay true: nothing here costs the measured processes more than two readings. Where there
- * is no /proc (macOS) every figure is undefined, and the rows show wall time only.
+ * What must stay true: nothing here costs the measured processes more than two readings. Where
+ * there is no /proc (macOS) every figure is undefined, and the rows show wall time only.
  */
 import { readdirSync, readFileSync } from "node:fs";
 import { availableParallelism, cpus, loadavg, totalmem } from "node:os";
@@ -82,6 +82,9 @@ export interface Usage {
   readonly othersCores: number | undefined;
 }
 
+export const totalCpuMs = ({ cpuMs }: Usage): number =>
+  Object.values(cpuMs).reduce((sum, value) => sum + value, 0);
+
 /**
  * @param pids roots of the process trees to watch
  * @param self what this process is called among them
@@ -124,5 +127,6 @@ export const load = (): number => loadavg()[0] ?? 0;
 export const machineNote = (): string => {
   const model = cpus()[0]?.model.trim() ?? "unknown processor";
   const memory = `${Math.round(totalmem() / 2 ** 30)} GiB`;
-  return `${cores} cores (${model}), ${memory}, ${process.platform} ${process.arch}, Node ${process.version}`;
+  const system = `${process.platform} ${process.arch}, Node ${process.version}`;
+  return `${cores} cores (${model}), ${memory}, ${system}`;
 };

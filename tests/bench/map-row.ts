@@ -1,13 +1,12 @@
 /**
- * A map of 1,000 and of 10,000 items that do nothing: whether the time per item stays, and how large the
- * heap of the process gets that plans, commits and here also works.
+ * A map of 1,000 and of 10,000 items that do nothing: whether the time per item stays, and how
+ * large the heap of the process gets that plans, commits and here also works.
  */
 import type { PipelineVersionId } from "@coppice/core";
 import { succeeded } from "@coppice/testing";
 import { type EngineRig, openEngineRig, type RigWorker } from "./engine-rig.ts";
 import { mapPipeline } from "./engine-rows.ts";
-import { cores, startMeter } from "./machine.ts";
-import { cpuFigures } from "./row.ts";
+import { startMeter, totalCpuMs, type Usage } from "./machine.ts";
 import type { MeasuredRow } from "./rows.ts";
 
 const SLOTS = 256;
@@ -47,15 +46,15 @@ export const measureMap = async (isQuick: boolean): Promise<readonly MeasuredRow
       return timeRun(rig, versionId, worker, size + 2);
     };
     await runOne(small);
-    const smallMs: number[] = [];
-    for (let repeat = 0; repeat < SMALL_REPEATS; repeat += 1) {
-      smallMs.push((await runOne(small)).wallMs / small);
-    }
+    const smallRuns: Usage[] = [];
+    for (let repeat = 0; repeat < SMALL_REPEATS; repeat += 1) smallRuns.push(await runOne(small));
     const heap = watchHeap();
     const usage = await runOne(large);
     const heapMb = heap.stop();
-    const perSmall = Math.min(...smallMs);
+    const perSmall = Math.min(...smallRuns.map(({ wallMs }) => wallMs)) / small;
     const perLarge = usage.wallMs / large;
+    const cpuSmall = Math.min(...smallRuns.map(totalCpuMs)) / small;
+    const cpuLarge = totalCpuMs(usage) / large;
     const sizes = `${small.toLocaleString("en")} → ${large.toLocaleString("en")} items`;
     const times = `${perSmall.toFixed(3)} → ${perLarge.toFixed(3)} ms an item`;
     return [
@@ -66,8 +65,11 @@ export const measureMap = async (isQuick: boolean): Promise<readonly MeasuredRow
         target: LINEAR_TARGET,
         isFloor: false,
         limits: [],
-        cpu: cpuFigures(usage, large, cores),
-        notes: [times, `${SLOTS} slots, Redis, one process`],
+        notes: [
+          times,
+          `CPU ${cpuSmall.toFixed(3)} → ${cpuLarge.toFixed(3)} ms an item`,
+          `${SLOTS} slots, Redis, one process`,
+        ],
       },
       {
         what: `heap of the engine's process at a map of ${large.toLocaleString("en")} items`,

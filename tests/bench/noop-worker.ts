@@ -1,6 +1,6 @@
 /**
- * A worker process without children: the supervisor's own lanes to the API, the real doorbell, and steps
- * that end as soon as they begin. It measures what the fleet costs without user code.
+ * A worker process without children: the supervisor's own lanes to the API, the real doorbell, and
+ * steps that end as soon as they begin. It measures what the fleet costs without user code.
  */
 import type { RegisterReply, RegisterRequest } from "@coppice/contract";
 import type { TokenId, WorkerId } from "@coppice/core";

@@ -1,7 +1,7 @@
 /**
- * SQL alone: the rows that the engine writes for 1 → 10 → 1 runs, with the engine's own statements, in
- * transactions as large as its average batch, but without deciding anything and without a doorbell. So
- * fast could an engine be that costs nothing on these servers.
+ * SQL alone: the rows that the engine writes, with the engine's own statements, in transactions as
+ * large as its average batch, but without deciding anything and without a doorbell. So fast could
+ * an engine be that costs nothing on these servers.
  */
 import { randomUUID } from "node:crypto";
 import type { LeaseToken, PipelineVersionId, ProjectId, RunId, WorkerId } from "@coppice/core";
@@ -25,30 +25,38 @@ import { freshId } from "./engine-rig.ts";
 const LEASE_MS = 15_000;
 /** As many connections as the engine commits on. */
 const LANES = 2;
-const STEPS = 12;
-/** Steps that finish in the same transaction: the first, the ten, the last. */
-const WAVES = [[0], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10], [11]] as const;
-/** Events per run in the engine's batches: one submit, a finish per step. */
-const EVENTS_PER_RUN = 1 + STEPS;
-const TRANSACTIONS_PER_GROUP = 1 + WAVES.length;
 
-export interface RawSqlOptions {
-  readonly db: Database;
+/** Steps that end in the same transaction, wave after wave: here the first, the ten, the last. */
+export type Waves = readonly (readonly number[])[];
+const FAN: Waves = [[0], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10], [11]];
+
+interface Owner {
   readonly projectId: ProjectId;
   readonly versionId: PipelineVersionId;
   readonly workerId: WorkerId;
+}
+
+export interface RawSqlOptions extends Owner {
+  readonly db: Database;
   readonly runs: number;
   /** The engine's average, in events. */
   readonly batchSize: number;
 }
 
-interface Lot extends Pick<RawSqlOptions, "projectId" | "versionId" | "workerId"> {
+interface Lot extends Owner {
   readonly runIds: readonly RunId[];
+  readonly waves: Waves;
+  readonly summaries: readonly EncodedSummary[];
 }
 
-const summaries: readonly EncodedSummary[] = Array.from({ length: STEPS }, () =>
-  encodeSummary(emptySummary(false)),
-);
+const lotOf = (owner: Owner, waves: Waves, size: number): Lot => ({
+  projectId: owner.projectId,
+  versionId: owner.versionId,
+  workerId: owner.workerId,
+  waves,
+  runIds: Array.from({ length: size }, () => freshId<RunId>()).toSorted(),
+  summaries: waves.flat().map(() => encodeSummary(emptySummary(false))),
+});
 
 const rowOf = (lot: Lot, runId: RunId, step: number, isRunning: boolean): NewStepRun => ({
   runId,
@@ -108,7 +116,9 @@ const writeEvents = async (
 };
 
 const begin = async (tx: Queryable, lot: Lot): Promise<number> => {
-  const changes = [{ run: "running" }, ...changesOf(WAVES[0], "running", lot.workerId)];
+  const [first = []] = lot.waves;
+  const { summaries } = lot;
+  const changes = [{ run: "running" }, ...changesOf(first, "running", lot.workerId)];
   await insertRuns(
     tx,
     lot.runIds.map((id) => ({
@@ -126,15 +136,20 @@ const begin = async (tx: Queryable, lot: Lot): Promise<number> => {
       nextSeq: 1 + changes.length,
     })),
   );
-  const rows = lot.runIds.flatMap((id) => WAVES[0].map((step) => rowOf(lot, id, step, true)));
+  const rows = lot.runIds.flatMap((id) => first.map((step) => rowOf(lot, id, step, true)));
   await insertStepRuns(tx, rows, LEASE_MS);
   return writeEvents(tx, lot, 1, changes);
 };
 
 /** One wave's steps end, the next wave's begin. */
-const advance = async (tx: Queryable, lot: Lot, wave: number, firstSeq: number): Promise<number> => {
-  const ending = WAVES[wave] ?? [];
-  const beginning = WAVES[wave + 1] ?? [];
+const advance = async (
+  tx: Queryable,
+  lot: Lot,
+  wave: number,
+  firstSeq: number,
+): Promise<number> => {
+  const ending = lot.waves[wave] ?? [];
+  const beginning = lot.waves[wave + 1] ?? [];
   const state = beginning.length === 0 ? "succeeded" : "running";
   await lockRuns(tx, lot.runIds);
   const refs = lot.runIds.flatMap((runId) => ending.map((step) => ({ runId, step, item: 0 })));
@@ -143,36 +158,63 @@ const advance = async (tx: Queryable, lot: Lot, wave: number, firstSeq: number):
   await insertStepRuns(tx, started, LEASE_MS);
   const ended = refs.map(({ runId, step }) => rowOf(lot, runId, step, false));
   await updateStepRuns(tx, ended, LEASE_MS);
-  await insertAttempts(tx, refs.map(({ runId, step }) => attemptOf(lot, runId, step)));
+  await insertAttempts(
+    tx,
+    refs.map(({ runId, step }) => attemptOf(lot, runId, step)),
+  );
   const changes = [
     ...changesOf(ending, "succeeded", lot.workerId),
     ...changesOf(beginning, "running", lot.workerId),
   ];
   const nextSeq = firstSeq + changes.length;
+  const { summaries } = lot;
   const rest = { state, summaries, nextSeq, error: null, cancelError: null } as const;
-  await updateRuns(tx, lot.runIds.map((id) => ({ id, ...rest })));
+  await updateRuns(
+    tx,
+    lot.runIds.map((id) => ({ id, ...rest })),
+  );
   return writeEvents(tx, lot, firstSeq, changes);
 };
 
 const writeLot = async (db: Database, lot: Lot): Promise<void> => {
   let seq = await db.transaction((tx) => begin(tx, lot));
-  for (const wave of WAVES.keys()) seq = await db.transaction((tx) => advance(tx, lot, wave, seq));
+  for (const wave of lot.waves.keys()) {
+    seq = await db.transaction((tx) => advance(tx, lot, wave, seq));
+  }
 };
 
-/** @returns steps per second */
+/** Many 1 → 10 → 1 runs. @returns steps per second */
 export const measureRawSql = async (options: RawSqlOptions): Promise<number> => {
-  const { db, projectId, versionId, workerId, runs, batchSize } = options;
-  const perLot = Math.max(1, Math.round((batchSize * TRANSACTIONS_PER_GROUP) / EVENTS_PER_RUN));
+  const { db, runs, batchSize } = options;
+  const steps = FAN.flat().length;
+  // Events per run in the engine's batches: one submit and a finish per step.
+  const perLot = Math.max(1, Math.round((batchSize * (1 + FAN.length)) / (1 + steps)));
   let left = runs;
   const lane = async (): Promise<void> => {
     while (left > 0) {
       const size = Math.min(perLot, left);
       left -= size;
-      const runIds = Array.from({ length: size }, () => freshId<RunId>()).toSorted();
-      await writeLot(db, { projectId, versionId, workerId, runIds });
+      await writeLot(db, lotOf(options, FAN, size));
     }
   };
   const startedAt = performance.now();
   await Promise.all(Array.from({ length: LANES }, lane));
-  return (runs * STEPS) / ((performance.now() - startedAt) / 1000);
+  return (runs * steps) / ((performance.now() - startedAt) / 1000);
+};
+
+/** Runs of steps in a row, one run after the other. @returns milliseconds of each run */
+export const timeRawChains = async (
+  db: Database,
+  owner: Owner,
+  steps: number,
+  runs: number,
+): Promise<number[]> => {
+  const waves = Array.from({ length: steps }, (_, step) => [step]);
+  const times: number[] = [];
+  for (let run = 0; run < runs; run += 1) {
+    const startedAt = performance.now();
+    await writeLot(db, lotOf(owner, waves, 1));
+    times.push(performance.now() - startedAt);
+  }
+  return times;
 };

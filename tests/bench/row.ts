@@ -2,7 +2,7 @@
  * One row of the bench: what was measured, against which target, beside which limits of the same
  * servers in the same run.
  */
-import type { Usage } from "./machine.ts";
+import { cores, type Usage } from "./machine.ts";
 
 export type Unit = "steps/s" | "ms" | "s" | "ratio" | "MB";
 
@@ -32,37 +32,56 @@ export interface Row extends Figure {
 }
 
 export interface CpuFigures {
-  readonly msPerStep: Readonly<Record<string, number>>;
-  /** Steps per second if these processes had all cores to themselves and never waited. */
-  readonly boundStepsPerSecond: number;
+  /** Of what the milliseconds are: a step, a run, a request. */
+  readonly per: string;
+  readonly ms: Readonly<Record<string, number>>;
+  /** What the row would show if these processes had all cores to themselves and never waited. */
+  readonly bound: number;
   readonly othersCores: number | undefined;
 }
 
-/** Programs whose work is bound to one core, however many the machine has. */
-const isSingleThreaded = (name: string): boolean => name !== "postgres" && name !== "children";
+/** Ends the name of a worker whose figures hold those of its children. */
+export const CHILDREN = " and children";
 
-export const cpuFigures = (
-  usage: Usage,
-  steps: number,
-  cores: number,
-): CpuFigures | undefined => {
-  const entries = Object.entries(usage.cpuMs).map(([name, ms]) => [name, ms / steps] as const);
+/** PostgreSQL's backends and a worker's children run side by side; others have one busy thread. */
+const isSingleThreaded = (name: string): boolean => name !== "postgres" && !name.endsWith(CHILDREN);
+
+export interface CpuOptions {
+  readonly per: string;
+  /** How many of these were done. */
+  readonly count: number;
+  /**
+   * From the time that one takes when many are under way, and when each waits for the one before,
+   * to the row's unit.
+   */
+  readonly bound: (side: number, row: number) => number;
+}
+
+/** @returns undefined where the machine doesn't tell what its processes used */
+export const cpuFigures = (usage: Usage, options: CpuOptions): CpuFigures | undefined => {
+  const { per, count, bound } = options;
+  const entries = Object.entries(usage.cpuMs).map(([name, ms]) => [name, ms / count] as const);
   if (entries.length < 2) return undefined;
   const total = entries.reduce((sum, [, ms]) => sum + ms, 0);
-  const longest = Math.max(...entries.filter(([name]) => isSingleThreaded(name)).map(([, ms]) => ms));
+  const threads = entries.filter(([name]) => isSingleThreaded(name)).map(([, ms]) => ms);
   return {
-    msPerStep: Object.fromEntries(entries),
-    boundStepsPerSecond: 1000 / Math.max(longest, total / cores),
+    per,
+    ms: Object.fromEntries(entries),
+    bound: bound(Math.max(...threads, total / cores), total),
     othersCores: usage.othersCores,
   };
 };
 
+/** For rows that count steps per second. */
+export const cpuPerStep = (usage: Usage, steps: number): CpuFigures | undefined =>
+  cpuFigures(usage, { per: "step", count: steps, bound: (sideMs) => 1000 / sideMs });
+
 export const isMet = ({ measured, target, isFloor }: Figure): boolean =>
   isFloor ? measured >= target : measured <= target;
 
-/** How much of the limit was reached: below 1 is slower than the limit, in every unit. */
-export const ratioOf = ({ measured, unit }: Figure, limit: Limit): number =>
-  unit === "steps/s" ? measured / limit.value : limit.value / measured;
+/** How much of the limit was reached: 1 is as good as the limit, in every unit. */
+export const ratioOf = ({ measured, isFloor }: Figure, limit: Limit): number =>
+  isFloor ? measured / limit.value : limit.value / measured;
 
 export const percentile = (values: readonly number[], share: number): number => {
   const sorted = values.toSorted((a, b) => a - b);

@@ -1,6 +1,6 @@
 /**
- * What is measured, by name, with its target for two cores. Every row runs in a process of its own, so
- * that one row's garbage and warm code are not another's.
+ * What is measured, by name, with its target for two cores. Every row runs in a process of its
+ * own, so that one row's garbage and warm code are not another's.
  */
 import { fanPipeline, mapPipeline, measureSteps } from "./engine-rows.ts";
 import { measureChildren, measureFleet, measureScaleOut } from "./fleet-rows.ts";

@@ -1,10 +1,11 @@
 #!/usr/bin/env node
 /**
- * `npm run bench [-- --only <name>] [--quick]`: prints every number of the table beside its target and
- * beside what the same servers do without Coppice, and writes them to `node_modules/.cache/bench.json`.
+ * `npm run bench [-- --only <name>] [--quick] [--profile]`: prints every number of the table beside its target
+ * and beside what the same servers do without Coppice, and writes them to
+ * `node_modules/.cache/bench.json`.
  *
- * It ends with 1 where a row could not be measured. A target that was missed is a number, not an error:
- * a busy machine must not look like a broken program.
+ * It ends with 1 where a row could not be measured. A target that was missed is a number, not an
+ * error: a busy machine must not look like a broken program.
  */
 import { fork } from "node:child_process";
 import { mkdir, writeFile } from "node:fs/promises";
@@ -16,15 +17,28 @@ import type { Row } from "./row.ts";
 import { BENCHES } from "./rows.ts";
 import { formatRow, formatSummary } from "./table.ts";
 
-const RESULT_FILE = fileURLToPath(new URL("../../node_modules/.cache/bench.json", import.meta.url));
+const inCache = (name: string): string =>
+  fileURLToPath(new URL(`../../node_modules/.cache/${name}`, import.meta.url));
+const RESULT_FILE = inCache("bench.json");
+const PROFILE_DIR = inCache("bench-profiles");
 
 const say = (text: string): void => {
   process.stdout.write(`${text}\n`);
 };
 
-const measure = async (name: string, isQuick: boolean): Promise<readonly Row[] | undefined> => {
+interface Options {
+  readonly quick: boolean;
+  readonly profile: boolean;
+}
+
+const measure = async (
+  name: string,
+  { quick, profile }: Options,
+): Promise<readonly Row[] | undefined> => {
   const program = fileURLToPath(new URL("run-row.ts", import.meta.url));
-  const child = fork(program, [name, isQuick ? "quick" : "full"]);
+  const flags = profile ? ["--cpu-prof", `--cpu-prof-dir=${PROFILE_DIR}`] : [];
+  const execArgv = [...process.execArgv, ...flags];
+  const child = fork(program, [name, quick ? "quick" : "full"], { execArgv });
   let rows: readonly Row[] | undefined;
   child.on("message", (message) => {
     rows = message as readonly Row[];
@@ -38,6 +52,7 @@ const main = async (): Promise<number> => {
     options: {
       only: { type: "string", multiple: true, default: [] },
       quick: { type: "boolean", default: false },
+      profile: { type: "boolean", default: false },
       list: { type: "boolean", default: false },
     },
   });
@@ -48,7 +63,7 @@ const main = async (): Promise<number> => {
   const names = values.only.flatMap((text) => text.split(","));
   const unknown = names.filter((name) => !Object.hasOwn(BENCHES, name));
   if (unknown.length > 0) {
-    say(`expected names of benches: ${Object.keys(BENCHES).join(", ")}. Received: ${unknown.join(", ")}`);
+    say(`expected some of ${Object.keys(BENCHES).join(", ")}. Received: ${unknown.join(", ")}`);
     return 2;
   }
   say(machineNote());
@@ -56,15 +71,22 @@ const main = async (): Promise<number> => {
   const rows: Row[] = [];
   const failed: string[] = [];
   for (const name of names.length === 0 ? Object.keys(BENCHES) : names) {
-    const measured = await measure(name, values.quick);
+    const measured = await measure(name, values);
     if (measured === undefined) failed.push(name);
     for (const row of measured ?? []) {
       rows.push(row);
       say(formatRow(row));
     }
   }
+  if (values.profile) say(`CPU profiles of every process: ${PROFILE_DIR}`);
   await mkdir(dirname(RESULT_FILE), { recursive: true });
-  const result = { at: new Date().toISOString(), machine: machineNote(), cores, isQuick: values.quick, rows };
+  const result = {
+    at: new Date().toISOString(),
+    machine: machineNote(),
+    cores,
+    isQuick: values.quick,
+    rows,
+  };
   await writeFile(RESULT_FILE, `${JSON.stringify(result, undefined, 2)}\n`);
   say(formatSummary(rows));
   if (failed.length > 0) say(`could not be measured: ${failed.join(", ")}`);

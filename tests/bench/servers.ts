@@ -1,7 +1,7 @@
 /**
  * The servers of one row: PostgreSQL as the product embeds it, with its ordinary durability, and a
- * private Redis with an append-only file. What must stay true: everything lies in one temporary folder
- * and goes with it.
+ * private Redis with an append-only file. What must stay true: everything lies in one temporary
+ * folder and goes with it.
  */
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -52,7 +52,6 @@ export const startServers = async (kind: DoorbellKind): Promise<Servers> => {
     dataDir: join(dir, "postgres"),
     logFile: join(dir, "postgres.log"),
     logger: calm,
-    settings: profiled(),
   });
   const databaseUrl = postgres.url(MAIN_DATABASE);
   await migrate(databaseUrl, logger);
@@ -78,7 +77,3 @@ export const startServers = async (kind: DoorbellKind): Promise<Servers> => {
     },
   };
 };
-
-/** `--statements` shows where the database's time goes; it costs a little, so it is off. */
-const profiled = (): Record<string, string> =>
-  process.env["BENCH_STATEMENTS"] === "1" ? { shared_preload_libraries: "pg_stat_statements" } : {};

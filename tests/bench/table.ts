@@ -13,23 +13,23 @@ const number = (value: number): string => {
 const withUnit = (value: number, unit: Unit): string =>
   unit === "ratio" ? number(value) : `${number(value)} ${unit}`;
 
-const cpuText = ({ msPerStep, boundStepsPerSecond, othersCores }: CpuFigures): string => {
-  const parts = Object.entries(msPerStep).map(([name, ms]) => `${name} ${ms.toFixed(3)}`);
-  const bound = `CPU alone would allow ${number(boundStepsPerSecond)} steps/s`;
+const cpuText = ({ per, ms, bound, othersCores }: CpuFigures, unit: Unit): string => {
+  const parts = Object.entries(ms).map(([name, value]) => `${name} ${value.toFixed(3)}`);
   const others = othersCores === undefined ? "" : `; others used ${number(othersCores)} cores`;
-  return `CPU ms/step: ${parts.join(", ")}; ${bound}${others}`;
+  return `CPU ms a ${per}: ${parts.join(", ")}; alone that makes ${withUnit(bound, unit)}${others}`;
 };
 
 export const formatRow = (row: Row): string => {
   const mark = isMet(row) ? "✓" : "✗";
-  const target = `${row.isFloor ? "≥" : "≤"} ${withUnit(row.target, row.unit)}`;
+  const target = `target ${row.isFloor ? "≥" : "≤"} ${withUnit(row.target, row.unit)}`;
+  const measured = withUnit(row.measured, row.unit);
   const limits = row.limits.map(
     (limit) => `${limit.name} ${withUnit(limit.value, row.unit)} (${number(ratioOf(row, limit))})`,
   );
   const lines = [
-    `${mark} ${row.name.padEnd(16)} ${withUnit(row.measured, row.unit).padStart(16)}   target ${target.padEnd(16)} ${row.what}`,
+    `${mark} ${row.name.padEnd(16)} ${measured.padStart(16)}   ${target.padEnd(18)} ${row.what}`,
     ...(limits.length === 0 ? [] : [`limits (reached): ${limits.join(" · ")}`]),
-    ...(row.cpu === undefined ? [] : [cpuText(row.cpu)]),
+    ...(row.cpu === undefined ? [] : [cpuText(row.cpu, row.unit)]),
     [...row.notes, `load before ${number(row.loadBefore)}`].join("; "),
   ];
   return lines.join("\n      ");

@@ -44,6 +44,8 @@ export const ensureBootstrapToken = async (
 ): Promise<void> => {
   const found = await readToken(file);
   const token = found ?? mintToken();
+  // First the file: a token that is only written is taken in by the next start.
+  if (found === undefined) await writeToken(file, token);
   const added = await insertToken(db, {
     id: token.id,
     projectId: null,
@@ -52,6 +54,5 @@ export const ensureBootstrapToken = async (
     secretSha256: token.secretSha256,
     expiresInMs: null,
   });
-  if (found === undefined) await writeToken(file, token);
   if (added !== undefined) logger.info({ file }, "bootstrap token taken in");
 };

@@ -115,7 +115,7 @@ export const registerRoute = <Id extends OperationId>(
     config: { scope: route.scope },
     ...(bodyLimit === undefined || body?.kind === "bytes" ? {} : { bodyLimit }),
     handler: async (request, reply) => {
-      const result = await handler(toCall(request, reply) as unknown as Call<Id>);
+      const result = await handler(toCall(request, reply));
       if (isAnswered(result)) return result.payload ?? reply;
       void reply.code(promised.status);
       if (promised.kind !== "json") return await reply.send();

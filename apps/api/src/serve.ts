@@ -22,6 +22,9 @@ import { ensureBootstrapToken } from "./bootstrap-token.ts";
 import { createFailpoint } from "./failpoint.ts";
 import { newId } from "./token.ts";
 
+/** For the answers that are under way when the end comes. */
+const CLOSE_MS = 2000;
+
 /** @returns what ends it: no new requests, those under way answered, then everything closed */
 export const serve = async (env: Environment, logger: Logger): Promise<() => Promise<void>> => {
   const config = loadConfig(
@@ -80,7 +83,11 @@ export const serve = async (env: Environment, logger: Logger): Promise<() => Pro
     });
   logger.info({ url: listening }, "api is listening");
   return async () => {
+    // A stream ends with its reader, and a connection without a request counts as busy: both get a
+    // moment, then they are cut. Clients take a cut stream up again elsewhere.
+    const cut = setTimeout(() => app.server.closeAllConnections(), CLOSE_MS);
     await app.close();
+    clearTimeout(cut);
     await stamping.stop();
     await engine.close();
     await doorbell.close();

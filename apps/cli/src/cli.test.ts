@@ -361,10 +361,12 @@ describe("output", () => {
       {
         metrics: {
           rows: 12,
-          baseRate: { logLoss: 0.6, areaUnderCurve: null },
-          network: { logLoss: 0.51234, areaUnderCurve: 0.7 },
+          network: { areaUnderCurve: 0.7, logLoss: 0.51234 },
+          gain: { mean: 0.1, standardError: 0.01 },
+          baseRate: { areaUnderCurve: null, logLoss: 0.6 },
         },
       },
+      { rows: ["baseRate"], columns: ["logLoss"] },
       (text) => text,
     );
     expect(table).toEqual([
@@ -372,6 +374,7 @@ describe("output", () => {
       "  base rate    0.6000       –",
       "  network      0.5123  0.7000",
     ]);
-    expect(metricsTable({ rows: 1 }, (text) => text)).toEqual([]);
+    const none = { rows: [], columns: [] };
+    expect(metricsTable({ rows: 1 }, none, (text) => text)).toEqual([]);
   });
 });

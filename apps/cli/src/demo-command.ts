@@ -18,6 +18,11 @@ import { watchRun } from "./watch-run.ts";
 
 const PIPELINE = "late-flights";
 const SLOTS = 4;
+/** The simplest forecast first, the measure that it is trained for first. */
+const SCORES = {
+  rows: ["baseRate", "logistic", "network"],
+  columns: ["logLoss", "areaUnderCurve", "brier", "calibrationError"],
+};
 
 /** Beside the working folder in this repository, or installed. @throws CPC_PROJECT_NOT_FOUND */
 const findQuickstart = (cwd: string): string => {
@@ -38,7 +43,7 @@ const findQuickstart = (cwd: string): string => {
 const printScores = async ({ output }: Context, client: Client, run: string): Promise<void> => {
   const page = await client.runs.outputs({ params: { run }, query: { step: "evaluate" } });
   const value = page.items[0]?.output;
-  const table = value === undefined ? [] : metricsTable(value, output.colors.dim);
+  const table = value === undefined ? [] : metricsTable(value, SCORES, output.colors.dim);
   if (output.isJson) output.jsonLine({ run, evaluate: value ?? null });
   if (table.length === 0) return;
   output.line();
@@ -51,10 +56,10 @@ const printWhereToLook = ({ output, cwd }: Context, projectDir: string, view: Ru
   const rows: readonly (readonly [string, string])[] = [
     ["the project", `${place}/src/pipelines/${PIPELINE}.ts`],
     ["what the processes said", `${place}/.coppice/logs/`],
-    ["start it again and look around", `cd ${place} && coppice dev`],
-    ["then, in that folder", `coppice run ${view.id}`],
-    ["", `coppice logs ${view.id}/train-network`],
-    ["another run", `coppice run ${PIPELINE} --param seed=8 --watch`],
+    ["start it again and look around", `cd ${place} && npx coppice dev`],
+    ["then, in that folder", `npx coppice run ${view.id}`],
+    ["", `npx coppice logs ${view.id}/train-network`],
+    ["another run", `npx coppice run ${PIPELINE} --param seed=8 --watch`],
   ];
   output.line();
   for (const [what, how] of rows) output.line(`  ${colors.dim(what.padEnd(32))}${how}`);
@@ -64,17 +69,11 @@ const LAST_LINES = 5;
 const lastLines = (file: string): readonly string[] =>
   existsSync(file) ? readFileSync(file, "utf8").trimEnd().split("\n").slice(-LAST_LINES) : [];
 
-/** A failure's own error was printed; here is where its story lies and what to type next. */
-const printWhatNext = (
-  { output, cwd }: Context,
-  projectDir: string,
-  stack: LocalStack | undefined,
-) => {
-  const logs = join(projectDir, ".coppice", "logs");
-  const file = join(stack?.logDir ?? logs, "worker.log");
-  output.note(`\n  the worker's log: ${relative(cwd, file)}`);
+/** The error itself is printed elsewhere; here is where its story lies and what to type next. */
+const printWhatNext = ({ output, cwd }: Context, projectDir: string, file: string): void => {
+  output.note(`\n  the log: ${relative(cwd, file)}`);
   for (const line of lastLines(file)) output.note(output.colors.dim(`    ${line}`));
-  output.note(`  look closer with: cd ${relative(cwd, projectDir) || "."} && coppice dev`);
+  output.note(`  look closer with: cd ${relative(cwd, projectDir) || "."} && npx coppice dev`);
 };
 
 interface DemoFlags extends CommonFlags {
@@ -96,6 +95,12 @@ const play = async (
   );
   const run = await client.runs.submit({ body: { pipeline: PIPELINE } });
   const view = await watchRun({ client, output, runId: run.id, signal });
+  if (signal.aborted) {
+    // Otherwise it would go on at the next start, beside that one's own run.
+    await client.runs
+      .cancel({ params: { run: run.id }, body: { reason: "the demo was interrupted" } })
+      .catch(() => undefined);
+  }
   if (view.state === "succeeded") {
     await printScores(context, client, run.id);
     if (!output.isJson) printWhereToLook(context, projectDir, view);
@@ -113,6 +118,7 @@ const demo = async (context: Context, flags: DemoFlags): Promise<ExitCode> => {
   // A process that ends by itself ends the wait for the run as well.
   const ended = new AbortController();
   let failure: CoppiceError | undefined;
+  let file = join(projectDir, ".coppice", "logs", "worker.log");
   try {
     // First the code: where it does not load there is nothing to start.
     const bundle = await bundleProject(projectDir);
@@ -121,6 +127,7 @@ const demo = async (context: Context, flags: DemoFlags): Promise<ExitCode> => {
       env,
       slots: flags.slots ?? SLOTS,
       onExit: ({ name, exitCode, logFile }) => {
+        file = logFile;
         failure = new CoppiceError("CPC_PROCESS_EXITED", {
           detail: `${name} ended with ${exitCode ?? "a signal"}.`,
           hint: `Read ${relative(cwd, logFile)}.`,
@@ -136,10 +143,10 @@ const demo = async (context: Context, flags: DemoFlags): Promise<ExitCode> => {
     const view = await play({ ...context, signal: both }, projectDir, stack, bundle);
     if (failure !== undefined) throw failure;
     if (signal.aborted) return EXIT.interrupted;
-    if (view.state !== "succeeded") printWhatNext(context, projectDir, stack);
+    if (view.state !== "succeeded") printWhatNext(context, projectDir, file);
     return view.state === "succeeded" ? EXIT.ok : EXIT.failed;
   } catch (error) {
-    if (!signal.aborted) printWhatNext(context, projectDir, stack);
+    if (!signal.aborted) printWhatNext(context, projectDir, file);
     throw isCoppiceError(error) && failure !== undefined ? failure : error;
   } finally {
     await stack?.stop();

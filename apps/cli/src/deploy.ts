@@ -6,21 +6,20 @@ import { isCoppiceError } from "@coppice/core";
 export interface Deployed {
   readonly digest: string;
   readonly sizeBytes: number;
-  /** False: the server's newest versions have this code already, and nothing was sent. */
+  /** False: the server has versions with this code already, and nothing was sent. */
   readonly isNew: boolean;
   readonly versions: readonly { readonly name: string; readonly version: number }[];
 }
 
-/** The newest version on the server, where its code is this bundle's. */
-const currentVersion = async (
+/** The version on the server whose code is this bundle's; not always the newest one. */
+const knownVersion = async (
   client: Client,
   name: string,
   digest: string,
 ): Promise<number | undefined> => {
   try {
     const { versions } = await client.pipelines.get({ params: { name } });
-    const newest = versions.toSorted((a, b) => b.version - a.version)[0];
-    return newest?.bundleDigest === digest ? newest.version : undefined;
+    return versions.find(({ bundleDigest }) => bundleDigest === digest)?.version;
   } catch (error) {
     if (isCoppiceError(error) && error.code === "CPC_PIPELINE_NOT_FOUND") return undefined;
     throw error;
@@ -33,7 +32,7 @@ export const deployBundle = async (client: Client, bundle: ProjectBundle): Promi
   const known = await Promise.all(
     manifest.pipelines.map(async ({ name }) => ({
       name,
-      version: await currentVersion(client, name, digest),
+      version: await knownVersion(client, name, digest),
     })),
   );
   const versions = known.flatMap(({ name, version }) =>

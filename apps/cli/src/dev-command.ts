@@ -99,6 +99,7 @@ const reportRuns = async (
 /** One deployment at a time; changes that come meanwhile make one more. */
 const createRedeploy = ({ output }: Context, client: Client, projectDir: string, first: string) => {
   let digest = first;
+  let lastProblem = "";
   let isBusy = false;
   let isDirty = false;
   const deployOnce = async (): Promise<void> => {
@@ -111,7 +112,12 @@ const createRedeploy = ({ output }: Context, client: Client, projectDir: string,
       const names = versions.map(({ name, version }) => `${name} version ${version}`).join(", ");
       const took = formatDuration(Date.now() - startedAtMs);
       output.line(`  ${clock()}  deployed ${digest.slice(0, 8)}…  ${names}  ${took}`);
+      lastProblem = "";
     } catch (error) {
+      const text = String(error);
+      // A person who is typing saves the same mistake more than once.
+      if (text === lastProblem) return;
+      lastProblem = text;
       if (isCoppiceError(error)) output.problem(error);
       else output.crash(error);
     }

@@ -3,8 +3,8 @@
  * API, the scheduler and one worker, each a process of its own, all on 127.0.0.1.
  *
  * What must stay true: everything lies under the project's `.coppice` folder; secrets are in files
- * of mode 0600; `stop` leaves nothing running, in whatever state the start was; what the processes say
- * goes to `.coppice/logs`.
+ * of mode 0600; `stop` leaves nothing running, in whatever state the start was; what the processes
+ * say goes to `.coppice/logs`.
  */
 import { existsSync } from "node:fs";
 import { mkdir, rm, writeFile } from "node:fs/promises";

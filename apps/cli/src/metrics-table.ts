@@ -38,17 +38,41 @@ const formatNumber = (value: number | null | undefined): string => {
   return Number.isInteger(value) ? String(value) : value.toFixed(4);
 };
 
+/** What is listed comes first, in that order; the rest as it came. */
+const inOrder = (names: readonly string[], wanted: readonly string[]): readonly string[] => [
+  ...wanted.filter((name) => names.includes(name)),
+  ...names.filter((name) => !wanted.includes(name)),
+];
+
+/** Those that were scored by the same measures as most: the others are of another kind. */
+const comparable = (scores: JsonObject, names: readonly string[]): readonly string[] => {
+  const shapeOf = (name: string): string =>
+    numbersOf(scores[name])
+      .map(([key]) => key)
+      .toSorted()
+      .join();
+  const shapes = names.map(shapeOf);
+  const count = (shape: string): number => shapes.filter((other) => other === shape).length;
+  const most = shapes.toSorted((a, b) => count(b) - count(a))[0];
+  return names.filter((name) => shapeOf(name) === most);
+};
+
+export interface MetricsOrder {
+  readonly rows: readonly string[];
+  readonly columns: readonly string[];
+}
+
 /** Empty where the output has no scores. */
 export const metricsTable = (
   output: JsonValue,
+  order: MetricsOrder,
   dim: (text: string) => string,
 ): readonly string[] => {
   const scores = findScores(output, 0);
   if (scores === undefined) return [];
-  const names = scoredIn(scores);
-  const columns = [
-    ...new Set(names.flatMap((name) => numbersOf(scores[name]).map(([key]) => key))),
-  ];
+  const names = inOrder(comparable(scores, scoredIn(scores)), order.rows);
+  const measures = numbersOf(scores[names[0] ?? ""]).map(([key]) => key);
+  const columns = inOrder(measures, order.columns);
   return formatTable({
     head: ["", ...columns.map(words)],
     rows: names.map((name) => {

@@ -1,8 +1,9 @@
 /**
  * The only file that writes to the terminal.
  *
- * What must stay true: with `--json` stdout holds JSON and nothing else; colour and redrawing happen
- * only where stdout is a terminal; results go to stdout, everything about how it went to stderr.
+ * What must stay true: with `--json` stdout holds JSON and nothing else; colour and redrawing
+ * happen only where stdout is a terminal; results go to stdout, everything about how it went to
+ * stderr.
  */
 import { stripVTControlCharacters } from "node:util";
 

@@ -1,5 +1,5 @@
 /** run, runs, show, cancel, why: what a person does with runs. */
-import { bundleProject, findProject, type ProjectBundle } from "@coppice/bundle";
+import { bundleProject, findProject } from "@coppice/bundle";
 import type { Client } from "@coppice/contract";
 import {
   CoppiceError,
@@ -57,7 +57,7 @@ const bringCode = async (
   context: Context,
   api: Client,
   pipeline: string,
-): Promise<ProjectBundle["manifest"]["pipelines"][number] | undefined> => {
+): Promise<{ readonly params: JsonObject; readonly version: number | undefined } | undefined> => {
   const place = findProject(context.cwd);
   if (place === undefined) return undefined;
   const bundle = await bundleProject(place.dir);
@@ -65,7 +65,9 @@ const bringCode = async (
   if (found === undefined) return undefined;
   const deployed = await deployBundle(api, bundle);
   if (deployed.isNew) context.output.note(`deployed bundle ${deployed.digest.slice(0, 12)}`);
-  return found;
+  // Named, because code that was deployed before keeps its version, which may not be the newest.
+  const version = deployed.versions.find(({ name }) => name === pipeline)?.version;
+  return { params: found.params, version };
 };
 
 const schemaOnServer = async (api: Client, name: string): Promise<JsonObject> => {
@@ -92,8 +94,10 @@ const start = async (context: Context, pipeline: string, flags: RunFlags): Promi
   const api = context.client();
   const isPinned = flags.pipelineVersion !== undefined;
   let schema: JsonObject | undefined;
+  let version = flags.pipelineVersion;
   try {
     const own = isPinned ? undefined : await bringCode(context, api, pipeline);
+    version ??= own?.version;
     schema = own?.params ?? (await schemaOnServer(api, pipeline));
   } catch (error) {
     if (isMissingPipeline(error)) return showInstead(context, pipeline, error);
@@ -103,7 +107,7 @@ const start = async (context: Context, pipeline: string, flags: RunFlags): Promi
     body: {
       pipeline,
       params: parseParams(flags.param, flags.params, schema) as Record<string, never>,
-      ...(flags.pipelineVersion === undefined ? {} : { version: flags.pipelineVersion }),
+      ...(version === undefined ? {} : { version }),
       ...(flags.priority === undefined ? {} : { priority: flags.priority }),
     },
   });

@@ -1,6 +1,7 @@
 /**
- * Runs a pipeline's steps here, one after another, without a server: for tests and for `measure.ts`.
- * Values pass through JSON and the steps' schemas, as they do between a worker and its child.
+ * Runs a pipeline's steps here, one after another, without a server: for tests and for
+ * `measure.ts`. Values pass through JSON and the steps' schemas, as they do between a worker and
+ * its child.
  */
 import { createHash } from "node:crypto";
 import { copyFile, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";

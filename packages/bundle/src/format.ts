@@ -4,8 +4,8 @@
  * A bundle is one sequence of bytes: the line `coppice-bundle 1`, one line of JSON that names the
  * files with sizes and digests, then their bytes one after another. No times, owners or modes,
  * files sorted by path: the same files give the same bytes; the SHA-256 over all of them is the
- * code's digest. What must stay true: nothing is written before the whole archive was checked, and never
- * outside the given folder.
+ * code's digest. What must stay true: nothing is written before the whole archive was checked, and
+ * never outside the given folder.
  */
 import { createHash, randomUUID } from "node:crypto";
 import { mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";

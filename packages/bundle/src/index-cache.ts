@@ -1,7 +1,8 @@
 /**
  * What a project defines, remembered for the code that defined it: the same code with the same
  * packages outside defines the same, so that nothing heavy is imported where nothing has changed.
- * One entry, in the project's own `.coppice`; whatever is wrong with it, it is as if there were none.
+ * One entry, in the project's own `.coppice`; whatever is wrong with it, it is as if there were
+ * none.
  */
 import { randomUUID } from "node:crypto";
 import { mkdir, readFile, rename, writeFile } from "node:fs/promises";

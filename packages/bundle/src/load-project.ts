@@ -123,7 +123,7 @@ const runChild = (file: string, options: LoadOptions, deadlineMs: number) =>
     });
   });
 
-/** In a process of its own, inside the project: its packages are found where the project has them. */
+/** In a process of its own, inside the project, where the packages left outside are found. */
 const loadAfresh = async (
   dir: string,
   built: BuiltCode,

@@ -72,7 +72,9 @@ const compileRange = (rule: Extract<TableRule, { rule: "range" }>): Compiled => 
     name: `range(${rule.column})`,
     expected: boundsText(atLeast, atMost),
     measure: `count(*) filter (where ${wrong})`,
-    found: `(count(*) filter (where ${wrong})) || ' rows outside, from ' || min(${number}) || ' to ' || max(${number})`,
+    found:
+      `(count(*) filter (where ${wrong})) || ' rows outside, from ' || ` +
+      `min(${number}) || ' to ' || max(${number})`,
   };
 };
 

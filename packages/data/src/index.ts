@@ -1,4 +1,6 @@
-/** Tables: sources, checks, sampling, point-in-time joins, splits; the one room that knows DuckDB. */
+/**
+ * Tables: sources, checks, sampling, point-in-time joins, splits; the one room that knows DuckDB.
+ */
 export {
   checkTable,
   type CheckReport,

@@ -54,7 +54,8 @@ export const joinAsOf = async (tables: Tables, options: AsOfOptions): Promise<As
     tables,
     "coppice_asof_right",
     `select ${keys}, ${at} as coppice_at, ${columns.join(", ")} from ${quoteName(right.table)} ` +
-      `where ${at} is not null qualify row_number() over (partition by ${keys}, ${at} order by ${order}) = 1`,
+      `where ${at} is not null ` +
+      `qualify row_number() over (partition by ${keys}, ${at} order by ${order}) = 1`,
   );
   const [present] = await tables.rows(
     `select count(${at})::double as n from ${quoteName(right.table)}`,

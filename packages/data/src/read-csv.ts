@@ -81,7 +81,9 @@ export const readCsv = async (
   for (const [name, type] of Object.entries(columns)) {
     if (Object.hasOwn(TYPES, type)) continue;
     throw new CoppiceError("CPC_INVALID_INPUT", {
-      detail: `expected the type of ${name} to be one of ${Object.keys(TYPES).join(", ")}. Received: ${type}`,
+      detail:
+        `expected the type of ${name} to be one of ${Object.keys(TYPES).join(", ")}. ` +
+        `Received: ${type}`,
     });
   }
   const casts = Object.entries(columns)

@@ -34,7 +34,9 @@ const requireNumbers = (matrix: Matrix, columns: readonly string[]): void => {
   if (counts.size === 0) return;
   const found = [...counts].map(([column, count]) => `${column} (${count} rows)`).join(", ");
   throw new CoppiceError("CPC_DATA_INVALID", {
-    detail: `rule numbers: expected a finite number in every row. Found: null, NaN or infinite values in ${found}`,
+    detail:
+      `rule numbers: expected a finite number in every row. ` +
+      `Found: null, NaN or infinite values in ${found}`,
     data: { rule: "numbers", columns: Object.fromEntries(counts) },
   });
 };
@@ -54,7 +56,8 @@ export const readMatrix = async (
   const rowCount = await countRows(tables, options.from);
   const values = new Float32Array(rowCount * columnCount);
   let at = 0;
-  const sql = `select [${packed.join(", ")}]::float[${columnCount}] as v from ${from} order by ${order}`;
+  const row = `[${packed.join(", ")}]::float[${columnCount}]`;
+  const sql = `select ${row} as v from ${from} order by ${order}`;
   for await (const chunk of tables.chunks(sql)) {
     values.set(read(chunk, columnCount) ?? unpackedFloats(chunk, columnCount), at);
     at += chunk.rowCount * columnCount;

@@ -1,7 +1,7 @@
 /**
- * Sampling that does not depend on order, machine or version: a row is in when the sha256 of its key
- * falls under the fraction. What must stay true: a row that is in stays in when rows are added or
- * the fraction grows. (DuckDB's own `hash()` is not promised across versions.)
+ * Sampling that does not depend on order, machine or version: a row is in when the sha256 of its
+ * key falls under the fraction. What must stay true: a row that is in stays in when rows are added
+ * or the fraction grows. (DuckDB's own `hash()` is not promised across versions.)
  */
 import { CoppiceError } from "@coppice/core";
 import { createTable } from "./create-table.ts";

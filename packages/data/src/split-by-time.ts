@@ -41,12 +41,16 @@ const requireParts = (parts: readonly TimePart[]): void => {
     const next = sorted[index + 1];
     if (part.from < part.to && (next === undefined || part.to <= next.from)) continue;
     throw new CoppiceError("CPC_INVALID_INPUT", {
-      detail: `expected parts that end after they begin and do not overlap. Received: ${part.name} from ${part.from} to ${part.to}`,
+      detail:
+        `expected parts that end after they begin and do not overlap. ` +
+        `Received: ${part.name} from ${part.from} to ${part.to}`,
     });
   }
   if (new Set(parts.map((part) => part.name)).size !== parts.length || parts.length === 0) {
     throw new CoppiceError("CPC_INVALID_INPUT", {
-      detail: `expected at least one part, each with its own name. Received: ${parts.map((part) => part.name).join(", ")}`,
+      detail:
+        `expected at least one part, each with its own name. ` +
+        `Received: ${parts.map((part) => part.name).join(", ")}`,
     });
   }
 };

@@ -8,7 +8,9 @@ import { CoppiceError } from "@coppice/core";
 export const quoteName = (name: string): string => {
   if (name.length === 0 || name.length > 128 || name.includes("\0")) {
     throw new CoppiceError("CPC_INVALID_INPUT", {
-      detail: `expected a name of 1 to 128 characters. Received: ${JSON.stringify(name.slice(0, 80))}`,
+      detail:
+        `expected a name of 1 to 128 characters. ` +
+        `Received: ${JSON.stringify(name.slice(0, 80))}`,
     });
   }
   return `"${name.replaceAll('"', '""')}"`;
@@ -39,7 +41,9 @@ export const fileSql = (path: string): string => quoteText(path.replaceAll(/[*?[
 export const timestampSql = (text: string): string => {
   if (!/^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2})?)?$/.test(text)) {
     throw new CoppiceError("CPC_INVALID_INPUT", {
-      detail: `expected a time such as 2013-04-01 or 2013-04-01T06:00. Received: ${JSON.stringify(text)}`,
+      detail:
+        `expected a time such as 2013-04-01 or 2013-04-01T06:00. ` +
+        `Received: ${JSON.stringify(text)}`,
     });
   }
   return `timestamp ${quoteText(text)}`;

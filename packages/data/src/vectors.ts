@@ -1,7 +1,8 @@
 /**
  * The one place that reads DuckDB's vectors directly. A query that packs each row into one
- * `float[n]` lets us copy whole chunks: 16 to 26 times faster than rows as objects. The field used for
- * it is not documented, so whatever does not look as expected takes the documented, slower way.
+ * `float[n]` lets us copy whole chunks: 16 to 26 times faster than rows as objects. The field used
+ * for it is not documented, so whatever does not look as expected takes the documented, slower
+ * way.
  */
 import type { Chunk } from "./open-tables.ts";
 

@@ -4,7 +4,7 @@
  * What must stay true: priority, then age, decide, over all runs; a pool's weight is taken in the same
  * transaction that admits; rows of runs that another commit holds are left to it.
  */
-import type { LeaseToken, ProjectId, RunId, WorkerId } from "@coppice/core";
+import type { LeaseToken, ProjectId, RunId, StepState, WorkerId } from "@coppice/core";
 import {
   loadStepRuns,
   loadWaiting,
@@ -63,6 +63,10 @@ export const admit = async (
 ): Promise<Admission> => {
   const own = ownCandidates(context.set);
   const classIds = new Set([...nudged, ...own.map((candidate) => candidate.classId)]);
+  // Who waits for the room that was just given back is most often of the same class.
+  for (const row of changedRows(context.set)) {
+    if (poolsOf(row).length > 0 && !holdsPools(row.state)) classIds.add(classIdOf(row));
+  }
   for (const offer of offers) {
     for (const classId of context.capacity.servedBy(offer.event.workerId)) classIds.add(classId);
   }
@@ -78,10 +82,7 @@ export const admit = async (
 
   const others = await otherCandidates(context, open);
   const candidates = [...own, ...others].toSorted(byOrder);
-  const pools = await openPools(context.tx, [
-    ...candidates.map(({ row }) => row),
-    ...changedRows(context.set),
-  ]);
+  const pools = await openPools(context, candidates);
   return distribute(context, candidates, offers, windows, pools);
 };
 
@@ -168,25 +169,46 @@ const poolKey = (pool: { readonly projectId: string; readonly name: string }): s
 const changedRows = (set: WorkingSet): RowWork[] =>
   [...set.runs.values()].flatMap((run) => [...run.changedRows]);
 
-/** All pools of the commit at once, in order: those that give back weight too. */
-const openPools = async (tx: Queryable, rows: readonly RowWork[]): Promise<Pools> => {
+/** All pools of the commit at once, in order; what this commit gives back is free already. */
+const openPools = async (
+  { tx, set }: AdmitContext,
+  candidates: readonly Candidate[],
+): Promise<Pools> => {
+  const changed = changedRows(set);
   const wanted = new Map<string, { projectId: string; name: string }>();
-  for (const row of rows) for (const pool of poolsOf(row)) wanted.set(poolKey(pool), pool);
+  for (const row of [...candidates.map((candidate) => candidate.row), ...changed]) {
+    for (const pool of poolsOf(row)) wanted.set(poolKey(pool), pool);
+  }
   if (wanted.size === 0) return new Map();
   const states = await lockPools(tx, [...wanted.values()]);
-  return new Map(states.map((state) => [poolKey(state), { state, used: state.used }]));
+  const pools: Pools = new Map(
+    states.map((state) => [poolKey(state), { state, used: state.used }]),
+  );
+  for (const row of changed) {
+    const givesBack = holdsPools(row.savedState) && !holdsPools(row.state);
+    if (!givesBack) continue;
+    for (const pool of poolsOf(row)) {
+      const known = pools.get(poolKey(pool));
+      if (known !== undefined) known.used = Math.max(0, known.used - pool.weight);
+    }
+  }
+  return pools;
 };
+
+/** A row holds its weight while it is queued or running. */
+export const holdsPools = (state: StepState | undefined): boolean =>
+  state === "queued" || state === "running";
 
 /** A queued row holds its weight already; a pool that nobody made has no room. */
 const hasRoom = (pools: Pools, row: RowWork): boolean =>
-  row.savedState === "queued" ||
+  row.state === "queued" ||
   poolsOf(row).every((pool) => {
     const known = pools.get(poolKey(pool));
     return known !== undefined && known.used + pool.weight <= known.state.capacity;
   });
 
 const takeRoom = (pools: Pools, row: RowWork): void => {
-  if (row.savedState === "queued") return;
+  if (row.state === "queued") return;
   for (const pool of poolsOf(row)) {
     const known = pools.get(poolKey(pool));
     if (known !== undefined) known.used += pool.weight;

@@ -179,11 +179,16 @@ const outputValue = (
   if (version.graph.pipeline.steps[step]?.map === undefined)
     return fromLocated(locate(outputs[0], path));
   const located = locateOutput(version, step, outputs, path);
-  const isLong =
+  // The worker reads a join line by line and follows paths into values that lie elsewhere.
+  const isJoin =
     outputs.length > JOIN_ITEMS_INLINE_MAX ||
+    outputs.some((output) => leadsElsewhere(locate(output, path))) ||
     (located.kind === "value" && sizeOf(located.value) > JOIN_BYTES_INLINE_MAX);
-  return isLong ? { kind: "join", step, path: [...path] } : fromLocated(located);
+  return isJoin ? { kind: "join", step, path: [...path] } : fromLocated(located);
 };
+
+const leadsElsewhere = (located: Located): boolean =>
+  located.kind === "spilled" && located.path.length > 0;
 
 /** Only lists of many values can be long; their text is measured once per attempt that joins them. */
 const sizeOf = (value: JsonValue): number => JSON.stringify(value).length;

@@ -5,7 +5,7 @@
  * event is decided, every touched run planned, what became ready admitted, and all of it written set-wise,
  * with the feed and the outbox. What must stay true: nothing outside this file writes those tables.
  */
-import { CoppiceError, type JsonValue, type Metrics, type RunId } from "@coppice/core";
+import { attemptKey, CoppiceError, type JsonValue, type Metrics, type RunId } from "@coppice/core";
 import type { Bell } from "@coppice/queue";
 import { loadUploaded, type Queryable } from "@coppice/store";
 
@@ -105,13 +105,33 @@ const decideAll = (
 ): { readonly results: EventResult[]; readonly offers: OpenOffer[] } => {
   const results: EventResult[] = [];
   const offers: OpenOffer[] = [];
+  const copies = copiesOfFinishes(events);
   for (const event of events) {
-    const known = early(event);
+    const known = copies.has(event) ? SENT_TWICE : early(event);
     const decision: Decision = known === undefined ? decide(context, event) : { result: known };
     results.push(decision.result);
     if (decision.offer !== undefined) offers.push(decision.offer);
   }
   return { results, offers };
+};
+
+/** Stands in for a second copy's result until its original is answered. */
+const SENT_TWICE: EventResult = { type: "done" };
+
+/** Finishes that came twice in this very batch, with their originals. */
+const copiesOfFinishes = (
+  events: readonly EngineEvent[],
+): ReadonlyMap<EngineEvent, FinishEvent> => {
+  const originals = new Map<string, FinishEvent>();
+  const copies = new Map<EngineEvent, FinishEvent>();
+  for (const event of events) {
+    if (event.type !== "finish") continue;
+    const key = `${attemptKey(event.ref)}/${event.lease}`;
+    const original = originals.get(key);
+    if (original === undefined) originals.set(key, event);
+    else copies.set(event, original);
+  }
+  return copies;
 };
 
 const changedRunIds = (set: WorkingSet): RunId[] =>
@@ -181,6 +201,12 @@ const grantResults = (
   for (const [index, event] of events.entries()) {
     const next = event.type === "finish" ? granted.get(event) : undefined;
     if (next !== undefined) results[index] = { type: "accepted", next };
+  }
+  const copies = copiesOfFinishes(events);
+  for (const [index, event] of events.entries()) {
+    const original = copies.get(event);
+    const answer = original === undefined ? undefined : results[events.indexOf(original)];
+    if (answer !== undefined) results[index] = answer;
   }
 };
 

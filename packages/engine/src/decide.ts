@@ -253,7 +253,9 @@ const decideTimer = (context: DecideContext, event: TimerEvent): Decision => {
       return DONE;
     case "ringAgain":
       // The order of things stays; only its bell is rung once more, under a new number.
-      if (row.state === "queued") move(row, "ready");
+      if (row.state !== "queued") return DONE;
+      row.dueInMs = queueTimeoutLeftMs(row);
+      move(row, "ready");
       row.isNewlyReady = false;
       return DONE;
     case "due":
@@ -351,7 +353,7 @@ export const decide = (context: DecideContext, event: EngineEvent): Decision => 
       return { result: { type: "submitted", isReplay: false } };
     case "nudge": {
       const run = event.runId === undefined ? undefined : context.set.runs.get(event.runId);
-      if (run !== undefined) run.isTouched = true;
+      if (run?.state === "running") run.isTouched = true;
       return DONE;
     }
   }

@@ -139,14 +139,14 @@ describe("a graph", () => {
 });
 
 describe("when", () => {
-  const pipeline = (right: JsonValue): PipelineIrInput["steps"] => [
+  const pipeline = (right: number | string): PipelineIrInput["steps"] => [
     { key: "a" },
     {
       key: "b",
       when: {
         op: "gt",
         left: { from: "output", step: "a", path: ["n"] },
-        right: { from: "literal", value: right as never },
+        right: { from: "literal", value: right },
       },
     },
   ];

@@ -43,7 +43,7 @@ import { openOutputCache } from "./outputs.ts";
 import { openRelay, type Relay } from "./relay.ts";
 import { startRefreshing } from "./refresh.ts";
 import { streamItems } from "./stream.ts";
-import { toAnswers, toEvent } from "./work-protocol.ts";
+import { toAnswers, toEvent, withStorableOutcome } from "./work-protocol.ts";
 
 export interface EngineOptions {
   readonly db: Database;
@@ -170,7 +170,15 @@ export const openEngine = async (options: EngineOptions): Promise<Engine> => {
     submit: (input) => submit(inside, input),
     work: async (workerId, items) => {
       const results = await Promise.allSettled(
-        items.map((item) => batcher.submit(toEvent(workerId, item))),
+        items.map(async (item) => {
+          try {
+            return await batcher.submit(toEvent(workerId, item));
+          } catch (error) {
+            const mended = withStorableOutcome(item, error);
+            if (mended === undefined) throw error;
+            return batcher.submit(toEvent(workerId, mended));
+          }
+        }),
       );
       return toAnswers(assignmentContext, results);
     },

@@ -24,7 +24,7 @@ beforeAll(async () => {
   hand = await registerHandWorker(world);
 });
 afterEach(async () => {
-  expect(await checkAtRest(world.db, {})).toEqual([]);
+  expect(await checkAtRest(world.db, { timeoutMs: 5000 })).toEqual([]);
 });
 afterAll(async () => {
   await world[Symbol.asyncDispose]();

@@ -200,6 +200,9 @@ const mapList = async (
   }
   if (over.from !== "output") return undefined;
   const upstream = run.version.graph.indexOf.get(over.step) ?? -1;
+  // Items of a mapped step are named by their index: reading all its outputs for each batch of new
+  // items would make long maps quadratic.
+  if (run.version.graph.pipeline.steps[upstream]?.map !== undefined) return undefined;
   const outputs = await outputsOf(context, run, upstream);
   const located = locateOutput(run.version, upstream, outputs, over.path);
   return located.kind === "value" ? located.value : undefined;

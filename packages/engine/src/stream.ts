@@ -108,7 +108,8 @@ const storeLogs = async (
       projectId: row.projectId,
       offset: item.offset,
       sizeBytes: Buffer.byteLength(item.text),
-      text: item.text,
+      // One byte for one byte, so that offsets still count: PostgreSQL holds no NUL.
+      text: item.text.replaceAll("\0", "\u001A"),
     });
     const last = ends.get(keyOf(item))?.lastOffset ?? 0;
     ends.set(keyOf(item), { ...ref, lastOffset: Math.max(last, item.offset) });
@@ -128,7 +129,14 @@ const storeMetrics = async (
     if (item.type !== "metric" || row === undefined) continue;
     const ref = fenceOf(item);
     for (const { key, step, value, atMs } of item.points) {
-      points.push({ ...ref, projectId: row.projectId, key, metricStep: step, value, atMs });
+      points.push({
+        ...ref,
+        projectId: row.projectId,
+        key: key.replaceAll("\0", "\u001A"),
+        metricStep: step,
+        value,
+        atMs,
+      });
     }
   }
   await insertMetrics(db, points);

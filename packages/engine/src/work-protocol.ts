@@ -4,9 +4,11 @@
 import type { WorkAnswer, WorkItem } from "@coppice/contract";
 import {
   type AttemptRef,
+  CoppiceError,
   isCoppiceError,
   type LeaseToken,
   type RunId,
+  toErrorRecord,
   type WorkerId,
 } from "@coppice/core";
 
@@ -40,6 +42,26 @@ export const toEvent = (workerId: WorkerId, item: WorkItem): EngineEvent => {
       };
   }
 };
+
+/**
+ * A finish whose outcome holds text that can't be stored becomes a failure that says so: refusing it would
+ * only cost the attempt its lease, again and again.
+ */
+export const withStorableOutcome = (item: WorkItem, error: unknown): WorkItem | undefined => {
+  if (item.type !== "finish" || !isCoppiceError(error) || error.code !== "CPC_INVALID_INPUT") {
+    return undefined;
+  }
+  const record = toErrorRecord(new CoppiceError("CPC_OUTPUT_INVALID", { detail: error.message }));
+  const { outcome } = item;
+  const message = outcome.type === "failed" ? storable(outcome.error.message) : record.message;
+  return {
+    ...item,
+    outcome: { type: "failed", isRetryable: false, error: { code: record.code, message } },
+  };
+};
+
+/** Encoding replaces lone halves of surrogate pairs. */
+const storable = (text: string): string => Buffer.from(text.replaceAll("\0", "\uFFFD")).toString();
 
 const begunIn = (result: EventResult): Begun | undefined => {
   if (result.type === "started") return result.begun;

@@ -58,6 +58,7 @@ export interface RowWork {
   readonly checkpoint: string | null;
   /** As it stands in the database. */
   readonly savedState: StepState | undefined;
+  readonly savedAttempt: number;
   state: StepState;
   attempt: number;
   ring: number;
@@ -133,6 +134,7 @@ export const addRow = (set: WorkingSet, run: RunWork, stored: StepRunRow): RowWo
     isDue: stored.isDue,
     checkpoint: stored.checkpoint,
     savedState: stored.state,
+    savedAttempt: stored.attempt,
     state: stored.state,
     attempt: stored.attempt,
     ring: stored.ring,
@@ -172,6 +174,7 @@ export const makeRow = (
     isDue: false,
     checkpoint: null,
     savedState: undefined,
+    savedAttempt: 1,
     state,
     attempt: 1,
     ring: 0,

@@ -19,7 +19,7 @@ import {
   updateStepRuns,
 } from "@coppice/store";
 
-import { classIdOf, poolsOf, priorityOf } from "./admit.ts";
+import { classIdOf, holdsPools, poolsOf, priorityOf } from "./admit.ts";
 import type { Facts } from "./facts.ts";
 import type { RowWork, RunWork, WorkingSet } from "./working-set.ts";
 
@@ -67,7 +67,9 @@ const changeOf = (row: RowWork): JsonValue => ({
   ...(row.error === null ? {} : { error: { code: row.error.code, message: row.error.message } }),
 });
 
-export const isTold = (row: RowWork): boolean => row.isNew || row.state !== row.savedState;
+/** A row that ended one attempt and began the next in the same commit has changed, too. */
+export const isTold = (row: RowWork): boolean =>
+  row.isNew || row.state !== row.savedState || row.attempt !== row.savedAttempt;
 
 export const write = async (
   tx: Queryable,
@@ -150,6 +152,3 @@ const poolChanges = (
   }
   return [...deltas.values()].filter((entry) => entry.delta !== 0);
 };
-
-const holdsPools = (state: string | undefined): boolean =>
-  state === "queued" || state === "running";

@@ -56,13 +56,26 @@ export const isDatabaseAway = (error: unknown): boolean => {
   );
 };
 
-const translate = (error: unknown): unknown =>
-  isDatabaseAway(error)
-    ? new CoppiceError("CPC_DATABASE_UNREACHABLE", {
-        detail: error instanceof Error ? error.message : String(error),
+/** Text that PostgreSQL can't hold: a NUL character, half of a surrogate pair. */
+const UNSTORABLE = new Set(["22021", "22P02", "22P05"]);
+
+const isUnstorable = (error: unknown): error is Error =>
+  error instanceof Error && UNSTORABLE.has(String((error as { code?: unknown }).code));
+
+const translate = (error: unknown): unknown => {
+  if (isDatabaseAway(error)) {
+    return new CoppiceError("CPC_DATABASE_UNREACHABLE", {
+      detail: error instanceof Error ? error.message : String(error),
+      cause: error,
+    });
+  }
+  return isUnstorable(error)
+    ? new CoppiceError("CPC_INVALID_INPUT", {
+        detail: `expected text without NUL characters and lone surrogates. PostgreSQL: ${error.message}`,
         cause: error,
       })
     : error;
+};
 
 const types: pg.CustomTypesConfig = {
   getTypeParser: ((oid: number, format?: "text" | "binary") => {

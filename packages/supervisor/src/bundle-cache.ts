@@ -1,8 +1,8 @@
 /**
  * Bundles on this worker's disk, by digest.
  *
- * What must stay true: the digest is checked before every load, and each child gets its own unpacked
- * copy: nothing that one step's code writes can be what another one runs. Two attempts that want
+ * What must stay true: the digest is checked before every load, and each child gets a copy of its
+ * own: nothing that one step's code writes can be what another one runs. Two attempts that want
  * the same bundle download it once.
  */
 import { createHash } from "node:crypto";

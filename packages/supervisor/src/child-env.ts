@@ -43,7 +43,7 @@ export const grantedEnv = (
       throw new CoppiceError("CPC_ENV_REFUSED", {
         detail: isForbiddenEnv(name)
           ? `The variable ${name} is never given to a step.`
-          : `The step wants ${name}, which this worker does not allow for the project "${project}".`,
+          : `The step wants ${name}, not allowed here for the project "${project}".`,
         data: { name, project },
         ...(isForbiddenEnv(name)
           ? {}

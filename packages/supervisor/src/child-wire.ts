@@ -123,7 +123,7 @@ export const fromChildSchema = z.discriminatedUnion("type", [
     result: resultSchema,
     cpuMs: z.number().min(0),
     rssBytes: z.number().min(0),
-    /** What the attempt left behind: timers, sockets, processes; or an error outside its promise. */
+    /** What the attempt left behind: timers, sockets; or an error that nobody awaited. */
     leaks: z.array(z.string().max(100)).max(20),
     hasDir: z.boolean(),
   }),

@@ -42,6 +42,16 @@ export class Heartbeats {
     void this.#beatWorker();
   }
 
+  /** Tells the server about the worker now; resolves when it was answered. */
+  async announce(): Promise<void> {
+    try {
+      const answer = await this.#options.push(this.#options.worker());
+      if (answer.type === "classes") this.#options.onClasses(answer.classes);
+    } catch (error) {
+      this.#options.logger.debug({ err: error }, "a worker's heartbeat was not answered");
+    }
+  }
+
   async #beatAttempt(attempt: ActiveAttempt): Promise<void> {
     if (this.#underWay.has(attempt)) return;
     this.#underWay.add(attempt);
@@ -59,13 +69,7 @@ export class Heartbeats {
   async #beatWorker(): Promise<void> {
     if (this.#isWorkerUnderWay) return;
     this.#isWorkerUnderWay = true;
-    try {
-      const answer = await this.#options.push(this.#options.worker());
-      if (answer.type === "classes") this.#options.onClasses(answer.classes);
-    } catch (error) {
-      this.#options.logger.debug({ err: error }, "a worker's heartbeat was not answered");
-    } finally {
-      this.#isWorkerUnderWay = false;
-    }
+    await this.announce();
+    this.#isWorkerUnderWay = false;
   }
 }

@@ -61,8 +61,7 @@ test("closing ends every wait", async () => {
     throw new CoppiceError("CPC_SERVER_UNREACHABLE");
   });
   const waiting = lane.push("a");
-  const checked = expect(waiting).rejects.toMatchObject({ code: "CPC_SERVER_UNREACHABLE" });
   setImmediate(() => lane.close());
-  await checked;
+  await expect(waiting).rejects.toMatchObject({ code: "CPC_SERVER_UNREACHABLE" });
   await expect(lane.push("b")).rejects.toMatchObject({ code: "CPC_SERVER_UNREACHABLE" });
 });

@@ -256,7 +256,8 @@ describe("the worker's end", () => {
 
   test("a killed supervisor takes its busy child with it within two seconds", async () => {
     const entry = new URL("../testing/lone-supervisor.ts", import.meta.url).pathname;
-    const lone = spawn(process.execPath, ["--conditions=@coppice/source", entry], {
+    const dir = await mkdtemp(join(tmpdir(), "coppice-supervisor-"));
+    const lone = spawn(process.execPath, ["--conditions=@coppice/source", entry, dir], {
       stdio: ["ignore", "pipe", "inherit"],
     });
     const [line] = (await lone.stdout.take(1).toArray()) as Buffer[];
@@ -264,6 +265,7 @@ describe("the worker's end", () => {
     expect(isAlive(pid)).toBe(true);
     lone.kill("SIGKILL");
     await expect.poll(() => isAlive(pid), { timeout: 2000, interval: 20 }).toBe(false);
+    await rm(dir, { recursive: true, force: true });
   }, 20_000);
 });
 

@@ -2,7 +2,7 @@
  * Outcomes on disk, for as long as the server has not answered them.
  *
  * What must stay true: a file that `save` has written survives the loss of power; sending it again
- * is harmless, because its lease token fences it; a file that can't be read is set aside, never sent.
+ * is harmless, because its lease token fences it; what can't be read is set aside.
  */
 import { mkdir, open, readdir, readFile, rename, rm } from "node:fs/promises";
 import { join } from "node:path";

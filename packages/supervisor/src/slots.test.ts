@@ -28,7 +28,7 @@ test("a step that asks for more than the worker has runs alone", async () => {
   expect(gate.freeSlots).toBe(0);
 });
 
-test("a small need may pass a large one that does not fit yet, and the large one comes next", async () => {
+test("a small need may pass a large one that does not fit yet; then comes the large", async () => {
   const gate = new SlotGate(2, []);
   const held = gate.tryReserve({ slots: 1, gpus: 0 });
   const order: string[] = [];

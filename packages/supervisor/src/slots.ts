@@ -58,7 +58,7 @@ export class SlotGate {
 
   /**
    * Whether an ending attempt should give its slot back instead of offering it to the server: when
-   * somebody waits, and no slot became free for a while because every finish started a next attempt.
+   * somebody waits, and no slot became free for a while as each finish started a next attempt.
    */
   get shouldYield(): boolean {
     if (this.#waiters.length === 0 && this.#listeners.size === 0) return false;

@@ -171,7 +171,7 @@ describe("what a step says", () => {
     ]);
   });
 
-  test("of a flood the beginning and the end are kept, and how much is missing is said", async () => {
+  test("of a flood the two ends are kept, and how much is missing is said", async () => {
     await using house = await startHarness({ bundle });
     const { assignment, finished } = house.api.add({ stepKey: "flood" });
     await house.bells.ring(assignment);
@@ -194,7 +194,7 @@ describe("what a step says", () => {
 });
 
 describe("children", () => {
-  test("one child serves many attempts of a bundle, and draws the same numbers in each", async () => {
+  test("one child serves many attempts, and draws the same numbers in each", async () => {
     await using house = await startHarness({ bundle, slots: 1 });
     const fresh = await house.run({ stepKey: "draws", seed: "s", item: 0 });
     for (let item = 1; item < 29; item += 1) await house.run({ stepKey: "echo", seed: "t", item });

@@ -77,6 +77,7 @@ export interface Supervisor {
 const BELLS_CLOSE_MS = 2000;
 const KILL_MS = 2000;
 const REPORT_MS = 5000;
+const TELL_MS = 1000;
 
 export const startSupervisor = async (options: SupervisorOptions): Promise<Supervisor> => {
   const logger = options.logger ?? silentLogger;
@@ -196,7 +197,7 @@ class House implements Supervisor {
     this.#gate.close();
     this.#loop.startDraining();
     this.#logger.info({ attempts: this.#loop.live.length }, "draining, no further work is taken");
-    this.#heartbeats.beat();
+    const told = this.#heartbeats.announce();
     await withinMs(this.#listener?.close(BELLS_CLOSE_MS), BELLS_CLOSE_MS);
     if (!(await withinMs(this.#loop.idle(), drainMs))) {
       const attempts = this.#loop.live.length;
@@ -204,6 +205,7 @@ class House implements Supervisor {
       this.#loop.stopAll("drain");
       await withinMs(this.#loop.idle(), drainGraceMs);
     }
+    await withinMs(told, TELL_MS);
     await this.#close(REPORT_MS);
   }
 

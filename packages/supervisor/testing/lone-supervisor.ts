@@ -4,7 +4,7 @@ import process from "node:process";
 import { projectOf, startHarness } from "./harness.ts";
 
 const bundle = projectOf("{ echo: (ctx) => { console.log(`pid ${process.pid}`); for (;;); } }");
-const house = await startHarness({ bundle });
+const house = await startHarness({ bundle, dir: process.argv[2] ?? "." });
 const { assignment } = house.api.add({});
 await house.bells.ring(assignment);
 await house.api.until(() => house.api.logOf(assignment).includes("pid "));

@@ -91,18 +91,20 @@ export const openTestEngine = async (options: TestEngineOptions): Promise<TestEn
     ? startMaintenance(engine, { logger, ...(reconcileMs === undefined ? {} : { reconcileMs }) })
     : undefined;
   const stamping = hasMaintenance ? startStamping(engine, "api", freshId(), logger) : undefined;
+  const close = async (): Promise<void> => {
+    await maintenance?.stop();
+    await stamping?.stop();
+    await engine.close();
+    await doorbell.close();
+    await db.close();
+  };
+  let closing: Promise<void> | undefined;
   return {
     engine,
     db,
     doorbell,
     maintenance,
-    [Symbol.asyncDispose]: async () => {
-      await maintenance?.stop();
-      await stamping?.stop();
-      await engine.close();
-      await doorbell.close();
-      await db.close();
-    },
+    [Symbol.asyncDispose]: async () => (closing ??= close()),
   };
 };
 

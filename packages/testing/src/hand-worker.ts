@@ -14,7 +14,7 @@ export type StartItem = Extract<WorkItem, { type: "start" }>;
 
 export interface HandWorker {
   readonly workerId: WorkerId;
-  /** Waits until the step run is queued; the start that its bell would cause. */
+  /** Beats until the step run is queued; the start that its bell would cause. */
   queued(runId: RunId, step: number, item?: number): Promise<StartItem>;
   send(item: WorkItem): Promise<WorkAnswer>;
   /** `queued`, then `send`, and what was started. */
@@ -24,11 +24,10 @@ export interface HandWorker {
   beat(...assignments: readonly Assignment[]): Promise<StreamAnswer[]>;
 }
 
-export const registerHandWorker = async (world: {
-  readonly engine: Engine;
-  readonly db: Database;
-  readonly workerTokenId: TokenId;
-}): Promise<HandWorker> => {
+export const registerHandWorker = async (
+  world: { readonly engine: Engine; readonly db: Database; readonly workerTokenId: TokenId },
+  labels: Record<string, string> = {},
+): Promise<HandWorker> => {
   const { engine, db } = world;
   const slots = 100;
   const { workerId } = await engine.registerWorker(world.workerTokenId, {
@@ -36,7 +35,7 @@ export const registerHandWorker = async (world: {
     name: "by hand",
     host: "localhost",
     version: "0.0.0",
-    labels: {},
+    labels,
     slots,
     devices: [],
     clockMs: Date.now(),
@@ -46,16 +45,30 @@ export const registerHandWorker = async (world: {
     if (answer === undefined) throw new Error("expected an answer");
     return answer;
   };
+  const beat = async (...assignments: readonly Assignment[]): Promise<StreamAnswer[]> => {
+    const own = { type: "worker" as const, freeSlots: slots, freeGpus: 0, isDraining: false };
+    const beats = assignments.map(({ runId, step, item, attempt, lease }) => ({
+      type: "heartbeat" as const,
+      runId,
+      step,
+      item,
+      attempt,
+      lease,
+    }));
+    return (await engine.stream(workerId, [own, ...beats])).slice(1);
+  };
   const queued = async (runId: RunId, step: number, item = 0): Promise<StartItem> => {
     const row = await waitUntil(
-      async () =>
-        (
-          await db.query<{ attempt: number; ring: number }>(
-            `select attempt, ring from step_run
-             where run_id = $1 and step = $2 and item = $3 and state = 'queued'`,
-            [runId, step, item],
-          )
-        )[0],
+      async () => {
+        // Only for a worker that was seen lately is a bell rung.
+        await beat();
+        const rows = await db.query<{ attempt: number; ring: number }>(
+          `select attempt, ring from step_run
+           where run_id = $1 and step = $2 and item = $3 and state = 'queued'`,
+          [runId, step, item],
+        );
+        return rows[0];
+      },
       { what: `${runId}/${step}[${item}] to be queued` },
     );
     const { attempt, ring } = row;
@@ -80,17 +93,6 @@ export const registerHandWorker = async (world: {
       outcome,
       ...(hasOffer ? { offer: { lease: randomUUID(), gpus: 0 } } : {}),
     }),
-    beat: async (...assignments) => {
-      const own = { type: "worker" as const, freeSlots: slots, freeGpus: 0, isDraining: false };
-      const beats = assignments.map(({ runId, step, item, attempt, lease }) => ({
-        type: "heartbeat" as const,
-        runId,
-        step,
-        item,
-        attempt,
-        lease,
-      }));
-      return (await engine.stream(workerId, [own, ...beats])).slice(1);
-    },
+    beat,
   };
 };

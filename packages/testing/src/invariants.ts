@@ -7,7 +7,7 @@
  */
 import type { RunId } from "@coppice/core";
 import type { Doorbell } from "@coppice/queue";
-import type { Queryable } from "@coppice/store";
+import type { Database, Queryable } from "@coppice/store";
 import { checkFeed } from "./check-feed.ts";
 import { checkRows, type Say } from "./check-rows.ts";
 import { readRunRecords, type RunRecord } from "./run-record.ts";
@@ -30,10 +30,14 @@ export interface CheckOptions {
   readonly doorbell?: Pick<Doorbell, "depth">;
 }
 
-export const checkInvariants = async (
-  db: Queryable,
-  options: CheckOptions,
-): Promise<Violation[]> => {
+/** Over one snapshot of the database, so that it may be called while work goes on. */
+export const checkInvariants = async (db: Database, options: CheckOptions): Promise<Violation[]> =>
+  db.transaction(async (tx) => {
+    await tx.query("set transaction isolation level repeatable read, read only");
+    return check(tx, options);
+  });
+
+const check = async (db: Queryable, options: CheckOptions): Promise<Violation[]> => {
   const violations: Violation[] = [];
   const say: Say = (invariant, detail) => violations.push({ invariant, detail });
   const missing = new Set<string>(options.accepted ?? []);
@@ -117,7 +121,7 @@ export const waitForRuns = async (db: Queryable, timeoutMs: number): Promise<voi
 
 /** Waits for all runs to end and for the last bells to be answered, then checks. */
 export const checkAtRest = async (
-  db: Queryable,
+  db: Database,
   options: Omit<CheckOptions, "expectAtRest"> & { readonly timeoutMs?: number },
 ): Promise<Violation[]> => {
   const { timeoutMs = 30_000, ...rest } = options;

@@ -3,8 +3,9 @@
  * they may be missing, and one-hot texts.
  *
  * What must stay true: everything is learnt from the training rows only and kept as JSON beside the
- * model, so that evaluation and serving do the very same; a missing number becomes 0, the mean, with
- * its flag set; an unknown text is all zeros; numbers are clipped, for a network extrapolates wildly.
+ * model, so that evaluation and serving do the very same; a missing number becomes 0, the mean,
+ * with its flag set; an unknown text is all zeros; numbers are clipped, for a network extrapolates
+ * wildly.
  */
 import { CoppiceError } from "@coppice/core";
 import { z } from "zod";
@@ -81,8 +82,9 @@ const requireRows = (rows: RawRows, numberCount: number, categories: readonly st
   if (isWhole && lengths.every((length) => length === rowCount)) return;
   throw new CoppiceError("CPC_INVALID_INPUT", {
     detail:
-      `expected ${rowCount} rows of ${numberCount} numbers and as many texts in ${categories.join(", ")}. ` +
-      `Received: ${values.length} numbers and ${lengths.map((length) => length ?? "no").join(", ")} texts`,
+      `expected ${rowCount} rows of ${numberCount} numbers and as many texts in ` +
+      `${categories.join(", ")}. ` +
+      `Received: ${values.length} numbers and texts: ${lengths.map((n) => n ?? "none").join(", ")}`,
   });
 };
 
@@ -107,8 +109,9 @@ export const learnEncoder = (trainingRows: RawRows, options: EncoderOptions): En
 export const parseEncoder = (json: unknown): Encoder => {
   const parsed = encoderSchema.safeParse(json);
   if (parsed.success) return parsed.data;
+  const issues = parsed.error.issues.map((issue) => issue.message).join("; ");
   throw new CoppiceError("CPC_MODEL_INVALID", {
-    detail: `the encoder does not fit: ${parsed.error.issues.map((issue) => issue.message).join("; ")}`,
+    detail: `the encoder does not fit: ${issues}`,
   });
 };
 

@@ -36,7 +36,9 @@ type Numbers = ArrayLike<number>;
 const requirePairs = (predictions: Numbers, labels: Numbers): void => {
   if (predictions.length !== labels.length || labels.length === 0) {
     throw new CoppiceError("CPC_INVALID_INPUT", {
-      detail: `expected as many predictions as labels, at least one. Received: ${predictions.length} and ${labels.length}`,
+      detail:
+        `expected as many predictions as labels, at least one. ` +
+        `Received: ${predictions.length} and ${labels.length}`,
     });
   }
   for (let index = 0; index < labels.length; index += 1) {
@@ -44,7 +46,9 @@ const requirePairs = (predictions: Numbers, labels: Numbers): void => {
     const label = labels[index];
     if (predicted >= 0 && predicted <= 1 && (label === 0 || label === 1)) continue;
     throw new CoppiceError("CPC_INVALID_INPUT", {
-      detail: `expected a prediction from 0 to 1 and a label 0 or 1. Received: ${predicted} and ${label} in row ${index}`,
+      detail:
+        `expected a prediction from 0 to 1 and a label 0 or 1. ` +
+        `Received: ${predicted} and ${label} in row ${index}`,
     });
   }
 };

@@ -1,10 +1,10 @@
 /**
- * Training: one engine call per epoch, so that each shuffle starts from the same order and a resumed
- * training repeats an uninterrupted one.
+ * Training: one engine call per epoch, so that each shuffle starts from the same order and a
+ * resumed training repeats an uninterrupted one.
  *
- * What must stay true: all randomness comes from `Math.random` (the worker seeds it per attempt); an
- * abort is heard within an epoch, because the engine yields by time; whether it ends, stops or throws,
- * no tensor stays behind but the network's own.
+ * What must stay true: all randomness comes from `Math.random` (the worker seeds it per attempt);
+ * an abort is heard within an epoch, because the engine yields by time; whether it ends, stops or
+ * throws, no tensor stays behind but the network's own.
  */
 import { CoppiceError } from "@coppice/core";
 import { type Tensor, tensor2d, train } from "@tensorflow/tfjs-core";
@@ -21,7 +21,9 @@ export interface FitOptions {
   readonly epochsMax: number;
   readonly batchSize: number;
   readonly learningRate: number;
-  /** Stops after so many epochs without a better tune loss and restores the best epoch's weights. */
+  /**
+   * Stops after so many epochs without a better tune loss and restores the best epoch's weights.
+   */
   readonly patience?: number;
   readonly signal?: AbortSignal;
   /** Called after every epoch; a promise is awaited. */

@@ -19,8 +19,9 @@ export const requireMatrix = (matrix: Matrix, columnCount: number, what: string)
   if (isWhole && matrix.columnCount === columnCount && matrix.rowCount > 0) return;
   throw new CoppiceError("CPC_INVALID_INPUT", {
     detail:
-      `expected ${what} to have rows of ${columnCount} numbers. Received: ${matrix.values.length} ` +
-      `numbers as ${matrix.rowCount} rows of ${matrix.columnCount}`,
+      `expected ${what} to have rows of ${columnCount} numbers. ` +
+      `Received: ${matrix.values.length} numbers as ${matrix.rowCount} rows ` +
+      `of ${matrix.columnCount}`,
   });
 };
 
@@ -28,7 +29,9 @@ export const requireDataset = (dataset: Dataset, columnCount: number, what: stri
   requireMatrix(dataset.inputs, columnCount, what);
   if (dataset.labels.length !== dataset.inputs.rowCount) {
     throw new CoppiceError("CPC_INVALID_INPUT", {
-      detail: `expected one label per row of ${what}. Received: ${dataset.labels.length} labels for ${dataset.inputs.rowCount} rows`,
+      detail:
+        `expected one label per row of ${what}. ` +
+        `Received: ${dataset.labels.length} labels for ${dataset.inputs.rowCount} rows`,
     });
   }
   for (const values of [dataset.inputs.values, dataset.labels]) {

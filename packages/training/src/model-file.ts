@@ -3,8 +3,8 @@
  *
  * What must stay true: bytes are untrusted. The header is bounded and parsed against a schema that
  * knows only our own kinds of layers; the sizes that follow from the description must equal the
- * body's length before anything is allocated; the body's digest must match; a key that could reach a
- * prototype is refused. No path is ever read from a file.
+ * body's length before anything is allocated; the body's digest must match; a key that could reach
+ * a prototype is refused. No path is ever read from a file.
  */
 import { createHash } from "node:crypto";
 import { CoppiceError, type JsonObject } from "@coppice/core";
@@ -93,7 +93,8 @@ export const loadModel = async (bytes: Uint8Array): Promise<LoadedModel> => {
   const expectedBytes = shapes.reduce((sum, shape) => sum + sizeOf(shape) * 4, 0);
   if (body.length !== expectedBytes || body.length > BODY_BYTES_MAX) {
     throw invalid(
-      `expected ${expectedBytes} bytes of weights, at most ${BODY_BYTES_MAX}. Received: ${body.length}`,
+      `expected ${expectedBytes} bytes of weights, at most ${BODY_BYTES_MAX}. ` +
+        `Received: ${body.length}`,
     );
   }
   if (sha256(body) !== header.sha256) throw invalid("the weights do not have the header's digest");

@@ -1,7 +1,7 @@
 /**
- * A network as data. What must stay true: everything a model file may contain is named here, so that
- * loading one can build no class and run no code but ours; the shapes of all weights follow from
- * the description alone, so that a file is measured before anything is built from it.
+ * A network as data. What must stay true: everything a model file may contain is named here, so
+ * that loading one can build no class and run no code but ours; the shapes of all weights follow
+ * from the description alone, so that a file is measured before anything is built from it.
  */
 import { z } from "zod";
 
@@ -57,7 +57,9 @@ export const outputCount = (spec: NetworkSpec): number =>
 export const sizeOf = (shape: readonly number[]): number =>
   shape.reduce((product, length) => product * length, 1);
 
-/** A logistic regression is a network of one dense layer: the baseline that a larger one must beat. */
+/**
+ * A logistic regression is a network of one dense layer: the baseline that a larger one must beat.
+ */
 export const logisticRegression = (inputs: number, l2 = 0): NetworkSpecInput => ({
   inputs,
   layers: [{ kind: "dense", units: 1, activation: "sigmoid", l2 }],

@@ -85,7 +85,7 @@ const requireWeights = (spec: NetworkSpec, weights: readonly Float32Array[]): vo
   const received = weights.map((weight) => weight.length);
   if (expected.join() === received.join()) return;
   throw new CoppiceError("CPC_INVALID_INPUT", {
-    detail: `expected weights of the sizes ${expected.join(", ")}. Received: ${received.join(", ")}`,
+    detail: `expected the sizes ${expected.join(", ")}. Received: ${received.join(", ")}`,
   });
 };
 
@@ -104,16 +104,15 @@ const setModelWeights = (
 };
 
 /**
- * Initial weights come from `Math.random`: whoever wants the same network twice seeds it first, as a
- * worker does for every attempt.
+ * Initial weights come from `Math.random`: whoever wants the same network twice seeds it first, as
+ * a worker does for every attempt.
  * @throws CPC_INVALID_INPUT where the description is not valid
  */
 export const createNetwork = async (input: NetworkSpecInput): Promise<Network> => {
   const parsed = networkSpecSchema.safeParse(input);
   if (!parsed.success) {
-    throw new CoppiceError("CPC_INVALID_INPUT", {
-      detail: `the network: ${parsed.error.issues.map((issue) => `${issue.path.join(".")}: ${issue.message}`).join("; ")}`,
-    });
+    const issues = parsed.error.issues.map((issue) => `${issue.path.join(".")}: ${issue.message}`);
+    throw new CoppiceError("CPC_INVALID_INPUT", { detail: `the network: ${issues.join("; ")}` });
   }
   const spec = parsed.data;
   await selectBackend();

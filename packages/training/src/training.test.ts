@@ -1,4 +1,7 @@
-/** The training room on its real engine. `Math.random` is seeded here, as a worker does per attempt. */
+/**
+ * The training room on its real engine. `Math.random` is seeded here, as a worker does per
+ * attempt.
+ */
 import { spawnSync } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { type Rng, seededRng } from "@coppice/core";
@@ -89,13 +92,13 @@ const trainedDigest = (seed: string): Promise<string> => {
 };
 
 describe("training", () => {
-  test("the same seed gives the same weights, also in a warm process; another seed others", async () => {
+  test("the same seed gives the same weights, also in a warm process", async () => {
     const first = await trainedDigest("7");
     expect(await trainedDigest("7")).toBe(first);
     expect(await trainedDigest("8")).not.toBe(first);
   });
 
-  test("a seed of one's own counts whatever Math.random gave before, and only one at a time", async () => {
+  test("a seed of one's own counts whatever Math.random gave before", async () => {
     const train = () =>
       withNetwork(SPEC, async (network) => {
         await fitNetwork(network, { ...OPTIONS, train: checkerboard(100) });
@@ -233,8 +236,9 @@ describe("training", () => {
 
   test("an unknown backend is refused; the engine prints no advertisement", async () => {
     await expect(selectBackend("webgpu")).rejects.toMatchObject({ code: "CPC_NO_DEVICE" });
+    const room = JSON.stringify(new URL("index.ts", import.meta.url).href);
     const script = `
-      const { createNetwork } = await import(${JSON.stringify(new URL("index.ts", import.meta.url).href)});
+      const { createNetwork } = await import(${room});
       const network = await createNetwork({ inputs: 1, layers: [{ kind: "dense", units: 1 }] });
       network.predict({ values: new Float32Array(3), rowCount: 3, columnCount: 1 });
       process.stdout.write("done");`;

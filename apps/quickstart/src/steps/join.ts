@@ -2,8 +2,8 @@
  * Gives each flight the last weather observed before it was due, and its part of the split.
  *
  * By time, because that is how the model will be used: learn from the past, judge the future. A
- * flight counts in a part only if it had landed when the part closed. Flights before April belong to
- * no part but stay in the table: April's flights look back at them.
+ * flight counts in a part only if it had landed when the part closed. Flights before April belong
+ * to no part but stay in the table: April's flights look back at them.
  */
 import {
   createTable,
@@ -23,6 +23,7 @@ const PARTS = [
   { name: "test", from: "2013-06-15", to: "2013-08-01", labelsReadAt: "2013-08-03" },
 ];
 const HISTORY_FROM = "2013-03-01";
+const HISTORY_TO = "2013-08-01";
 const HOUR_MS = 3_600_000;
 
 export const join = defineStep({
@@ -45,7 +46,8 @@ export const join = defineStep({
         tables,
         "flights",
         `select * from all_flights
-         where scheduled_at >= timestamp '${HISTORY_FROM}' and scheduled_at < timestamp '2013-08-01'`,
+         where scheduled_at >= timestamp '${HISTORY_FROM}'
+           and scheduled_at < timestamp '${HISTORY_TO}'`,
       );
       const joined = await joinAsOf(tables, {
         into: "joined",

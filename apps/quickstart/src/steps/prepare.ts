@@ -38,7 +38,8 @@ export const prepare = defineStep({
         tables,
         "prepared",
         `select *, (arr_delay >= ${LATE_MINUTES})::integer as late,
-           scheduled_at + to_minutes((60 + distance / 7 + greatest(arr_delay, 0))::integer) as known_at
+           scheduled_at
+             + to_minutes((60 + distance / 7 + greatest(arr_delay, 0))::integer) as known_at
          from sample`,
       );
       const dropped = (await countRows(tables, "flights")) - kept;
