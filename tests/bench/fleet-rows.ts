@@ -88,7 +88,7 @@ export const measureFleet = (isQuick: boolean): Promise<readonly MeasuredRow[]> 
     target: 2000,
     kind: "noop",
     workers: 2,
-    slots: 128,
+    slots: 512,
     runs: isQuick ? 60 : 1000,
   });
 

@@ -15,6 +15,8 @@ import {
   insertStepRuns,
   type NewStepRun,
   type Queryable,
+  startStepRuns,
+  succeedStepRuns,
   updateRuns,
   updateStepRuns,
 } from "@coppice/store";
@@ -91,7 +93,11 @@ export const write = async (
     runs.flatMap((run) => (run.first === undefined ? [] : [{ ...run.first, ...afterState(run) }])),
   );
   await insertStepRuns(tx, changed.filter((row) => row.isNew).map(toWrite), leaseMs);
-  await updateStepRuns(tx, changed.filter((row) => !row.isNew).map(toWrite), leaseMs);
+  await writeChanged(
+    tx,
+    changed.filter((row) => !row.isNew),
+    leaseMs,
+  );
   await insertAttempts(tx, set.attempts);
   await insertArtifactRefs(tx, set.artifacts);
   await updateRuns(
@@ -120,6 +126,25 @@ export const write = async (
         tx,
         bells.map((bell) => ({ ...bell })),
       );
+};
+
+const writeChanged = async (
+  tx: Queryable,
+  rows: readonly RowWork[],
+  leaseMs: number,
+): Promise<void> => {
+  const started: NewStepRun[] = [];
+  const succeeded: NewStepRun[] = [];
+  const others: NewStepRun[] = [];
+  for (const row of rows) {
+    const isStart = row.state === "running" && row.savedState !== "running" && !row.isNewlyReady;
+    if (isStart && !row.isCancelRequested) started.push(toWrite(row));
+    else if (row.state === "succeeded") succeeded.push(toWrite(row));
+    else others.push(toWrite(row));
+  }
+  await startStepRuns(tx, started, leaseMs);
+  await succeedStepRuns(tx, succeeded);
+  await updateStepRuns(tx, others, leaseMs);
 };
 
 const endChange = (run: RunWork): JsonValue => ({

@@ -73,8 +73,10 @@ export {
   type PastAttempt,
   readRuns,
   type RunUpdate,
+  startStepRuns,
   type StepRunRow,
   type StepRunWrite,
+  succeedStepRuns,
   updateRuns,
   updateStepRuns,
 } from "./run-writes.ts";

@@ -381,6 +381,59 @@ export const insertStepRuns = async (
   ]);
 };
 
+/** The two changes that nearly every step run goes through have statements of their own: a third of the
+ * parameters, hence of the work on both sides of the wire. */
+const START_STEP_RUNS = {
+  name: "start-step-runs",
+  text: `update step_run s set state = 'running', worker_id = u.worker_id, lease_token = u.lease_token,
+           lease_until = now_at + $7 * interval '1 millisecond', started_at = now_at,
+           due_at = now_at + u.due_in_ms * interval '1 millisecond'
+         from unnest($1::uuid[], $2::smallint[], $3::int[], $4::uuid[], $5::uuid[], $6::bigint[])
+           as u(run_id, step, item, worker_id, lease_token, due_in_ms),
+           (select clock_timestamp() as now_at) as clock
+         where s.run_id = u.run_id and s.step = u.step and s.item = u.item`,
+};
+
+/** Rows that were ready or queued and run now; nothing else of them changed. */
+export const startStepRuns = async (
+  tx: Queryable,
+  rows: readonly StepRunWrite[],
+  leaseMs: number,
+): Promise<void> => {
+  if (rows.length === 0) return;
+  await tx.query(START_STEP_RUNS, [
+    rows.map((row) => row.runId),
+    rows.map((row) => row.step),
+    rows.map((row) => row.item),
+    rows.map((row) => row.workerId),
+    rows.map((row) => row.lease),
+    rows.map((row) => row.dueInMs),
+    leaseMs,
+  ]);
+};
+
+const SUCCEED_STEP_RUNS = {
+  name: "succeed-step-runs",
+  text: `update step_run s set state = 'succeeded', output = u.output::jsonb, error = null,
+           lease_token = null, lease_until = null, due_at = null, finished_at = clock_timestamp()
+         from unnest($1::uuid[], $2::smallint[], $3::int[], $4::text[])
+           as u(run_id, step, item, output)
+         where s.run_id = u.run_id and s.step = u.step and s.item = u.item`,
+};
+
+export const succeedStepRuns = async (
+  tx: Queryable,
+  rows: readonly StepRunWrite[],
+): Promise<void> => {
+  if (rows.length === 0) return;
+  await tx.query(SUCCEED_STEP_RUNS, [
+    rows.map((row) => row.runId),
+    rows.map((row) => row.step),
+    rows.map((row) => row.item),
+    rows.map((row) => row.output),
+  ]);
+};
+
 const UPDATE_STEP_RUNS = {
   name: "update-step-runs",
   text: `update step_run s set state = u.state, attempt = u.attempt, ring = u.ring, failed = u.failed,
