@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 /**
- * `npm run bench [-- --only <name>] [--quick] [--profile]`: prints every number of the table beside its target
+ * `npm run bench [-- --only <name>] [--quick] [--profile]`: prints every number beside its target
  * and beside what the same servers do without Coppice, and writes them to
  * `node_modules/.cache/bench.json`.
  *

@@ -37,13 +37,18 @@ export const benchLogger: Logger = {
   child: () => benchLogger,
 };
 
+/** From then on broken connections are what is to be expected. */
+let isClosing = false;
+
 const complain = (fields: Readonly<Record<string, unknown>>, message: string): void => {
+  if (isClosing) return;
   const { err } = fields;
   const reason = err instanceof Error ? `: ${err.stack ?? err.message}` : "";
   process.stderr.write(`  ! ${message}${reason}\n`);
 };
 
 export const startServers = async (kind: DoorbellKind): Promise<Servers> => {
+  isClosing = false;
   const dir = await mkdtemp(join(tmpdir(), "coppice-bench-"));
   const logger = benchLogger;
   // "The folder's owner changes" and the like are no news here.
@@ -71,6 +76,7 @@ export const startServers = async (kind: DoorbellKind): Promise<Servers> => {
     address,
     pids: { postgres: postgres.pid, redis: redis?.pid() },
     close: async () => {
+      isClosing = true;
       await redis?.stop();
       await postgres.destroy();
       await rm(dir, { recursive: true, force: true });

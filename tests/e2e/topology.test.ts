@@ -195,7 +195,7 @@ describe.skipIf(!(await hasRedis()))("the fleet of docker-compose.yml, as proces
       const pids = await waitUntil(
         () => {
           const found = treeOf(worker.pid);
-          return found.length > 1 && found;
+          return found.length > 1 ? found : undefined;
         },
         { what: "the worker to have a child" },
       );

@@ -1,9 +1,9 @@
 /**
- * A whole installation of real processes over servers of its own: PostgreSQL, a doorbell, an API, two
- * schedulers and two workers, with leases short enough for tests.
+ * A whole installation of real processes over servers of its own: PostgreSQL, a doorbell, an API,
+ * two schedulers and two workers, with leases short enough for tests.
  *
- * What must stay true: a run counts as accepted only once the server has answered 2xx; a submission is repeated
- * under the same Idempotency-Key until then, as a user's client would.
+ * What must stay true: a run counts as accepted only once the server has answered 2xx; a submission
+ * is repeated under the same Idempotency-Key until then, as a user's client would.
  */
 import { randomUUID } from "node:crypto";
 import { chmod, mkdir, readFile, writeFile } from "node:fs/promises";
@@ -43,6 +43,7 @@ export interface Execution {
   readonly key: string;
   readonly item: number;
   readonly attempt: number;
+  readonly pid: number;
 }
 
 export interface Cluster extends AsyncDisposable {
@@ -64,11 +65,13 @@ export interface Cluster extends AsyncDisposable {
   /** A seeded mix of pipelines. */
   submitMix(count: number): Promise<RunId[]>;
   makeWorker(name: string, more?: Readonly<Record<string, string>>): Program;
+  /** One more API over the same database, doorbell and artifacts. */
+  makeApi(name: string): Promise<{ readonly program: Program; readonly server: string }>;
   /** Starts again whatever does not run. */
   revive(): Promise<void>;
   restartPostgres(): Promise<void>;
-  /** As superuser, beside the doorbell's own role. */
-  readonly adminUrl: string;
+  /** As superuser, in no database of ours. */
+  askAsAdmin(text: string): Promise<void>;
   executions(): Promise<Execution[]>;
   hasBytes(projectId: string, sha256: string): Promise<boolean>;
 }
@@ -118,6 +121,7 @@ const isOk = async (url: string): Promise<boolean> =>
 
 interface Programs {
   readonly api: Program;
+  readonly makeApi: (name: string) => Promise<{ program: Program; server: string }>;
   readonly schedulers: readonly [Program, Program];
   readonly server: string;
   readonly adminTokenFile: string;
@@ -132,21 +136,25 @@ const makePrograms = async (dir: string, servers: Servers): Promise<Programs> =>
       ? { COPPICE_REDIS_URL: address.url }
       : { COPPICE_DOORBELL_DATABASE_URL: address.url }),
   };
-  const port = await freePort();
-  const server = `http://127.0.0.1:${port}`;
   const adminTokenFile = join(dir, "admin-token");
-  const api = createProgram({
-    name: "api",
-    app: "api",
-    dir,
-    env: {
-      ...env,
-      COPPICE_PORT: String(port),
-      COPPICE_ARTIFACTS: join(dir, "artifacts"),
-      COPPICE_BOOTSTRAP_TOKEN_FILE: adminTokenFile,
-    },
-    isReady: async () => isOk(`${server}/readyz`),
-  });
+  const makeApi = async (name: string): Promise<{ program: Program; server: string }> => {
+    const port = await freePort();
+    const server = `http://127.0.0.1:${port}`;
+    const program = createProgram({
+      name,
+      app: "api",
+      dir,
+      env: {
+        ...env,
+        COPPICE_PORT: String(port),
+        COPPICE_ARTIFACTS: join(dir, "artifacts"),
+        COPPICE_BOOTSTRAP_TOKEN_FILE: adminTokenFile,
+      },
+      isReady: async () => isOk(`${server}/readyz`),
+    });
+    return { program, server };
+  };
+  const { program: api, server } = await makeApi("api");
   const scheduler = async (name: string): Promise<Program> => {
     const ownPort = await freePort();
     return createProgram({
@@ -159,6 +167,7 @@ const makePrograms = async (dir: string, servers: Servers): Promise<Programs> =>
   };
   return {
     api,
+    makeApi,
     schedulers: [await scheduler("scheduler-1"), await scheduler("scheduler-2")],
     server,
     adminTokenFile,
@@ -192,7 +201,7 @@ export const openCluster = async (kind: DoorbellKind, seed: number): Promise<Clu
   await chmod(dir, 0o711);
   const rng = seededRng(`${seed}/${kind}`);
   const servers = await startServers(dir, kind);
-  const { api, schedulers, server, adminTokenFile } = await makePrograms(dir, servers);
+  const { api, makeApi, schedulers, server, adminTokenFile } = await makePrograms(dir, servers);
   const programs: Program[] = [api, ...schedulers];
   const db = openDatabase({
     url: servers.databaseUrl,
@@ -289,6 +298,11 @@ export const openCluster = async (kind: DoorbellKind, seed: number): Promise<Clu
           }),
         ),
       makeWorker,
+      makeApi: async (name) => {
+        const made = await makeApi(name);
+        programs.push(made.program);
+        return made;
+      },
       revive: async () => {
         const own = [api, ...schedulers, ...workers];
         const dead = own.filter((program) => !program.isRunning());
@@ -300,8 +314,14 @@ export const openCluster = async (kind: DoorbellKind, seed: number): Promise<Clu
         await servers.postgres.stop();
         servers.postgres = await servers.startPostgres();
       },
-      get adminUrl() {
-        return servers.postgres.adminUrl("postgres");
+      askAsAdmin: async (text) => {
+        const url = servers.postgres.adminUrl("postgres");
+        const admin = openDatabase({ url, applicationName: "faults", logger: silentLogger });
+        try {
+          await admin.query(text);
+        } finally {
+          await admin.close();
+        }
       },
       executions: async () =>
         (await readFile(journal, "utf8"))

@@ -1,8 +1,8 @@
 /**
  * Programs of Coppice as processes that a test may kill, stop, continue and start again.
  *
- * What must stay true: nothing that was started here outlives `closeAll`, whatever state it is in; a program
- * that ended by itself, unasked, is known by its log.
+ * What must stay true: nothing that was started here outlives `closeAll`, whatever state it is in;
+ * a program that ended by itself, unasked, is known by its log.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { closeSync, openSync, readdirSync, readFileSync } from "node:fs";
@@ -118,6 +118,13 @@ export const createProgram = (spec: ProgramSpec): Program => {
   };
 };
 
+const LINE_CHARS_MAX = 240;
+
 /** The end of a program's log, for the message of a failure. */
-export const logTail = (program: Program, lines = 15): string =>
-  readFileSync(program.logFile, "utf8").trimEnd().split("\n").slice(-lines).join("\n");
+export const logTail = (program: Program, lines = 6): string =>
+  readFileSync(program.logFile, "utf8")
+    .trimEnd()
+    .split("\n")
+    .slice(-lines)
+    .map((line) => line.slice(0, LINE_CHARS_MAX))
+    .join("\n");

@@ -15,6 +15,7 @@ import {
   type StoredProject,
   type StoredToken,
 } from "@coppice/store";
+import { createFailureLimit } from "./failure-limit.ts";
 import { parseToken, sha256Of } from "./token.ts";
 
 export const SESSION_COOKIE = "coppice_session";
@@ -45,6 +46,18 @@ const IMPLIED: Readonly<Record<Scope, readonly Scope[]>> = {
 export const allows = (held: Scope, needed: Route["scope"]): boolean =>
   needed === "public" || IMPLIED[held].includes(needed);
 
+/** Digests of credentials that were good once: they are looked up whatever else their address sends. */
+const createSeen = () => {
+  const seen = new Set<string>();
+  return {
+    has: (key: string): boolean => seen.has(key),
+    add: (key: string): void => {
+      if (seen.size >= REMEMBERED_MAX) seen.clear();
+      seen.add(key);
+    },
+  };
+};
+
 /** Answers of the database, kept for a moment; questions under way are asked once. */
 const createMemory = <T>(load: (key: string) => Promise<T>) => {
   const kept = new Map<string, { readonly value: Promise<T>; readonly untilMs: number }>();
@@ -71,10 +84,15 @@ const toCaller = (token: StoredToken | undefined, isCookie: boolean): Caller | u
 export interface Credentials {
   readonly authorization: string | undefined;
   readonly cookie: string | undefined;
+  /** The address that they come from. */
+  readonly from: string;
 }
 
 export interface Access {
-  /** undefined where no valid credential came. A header wins over a cookie. */
+  /**
+   * undefined where no valid credential came. A header wins over a cookie.
+   * @throws CPC_RATE_LIMITED where too many unknown ones came from this address
+   */
   identify(credentials: Credentials): Promise<Caller | undefined>;
   /** @throws CPC_FORBIDDEN, CPC_NOT_FOUND */
   projectOf(
@@ -90,16 +108,33 @@ export const createAccess = (db: Database): Access => {
   const projects = createMemory<StoredProject | undefined>(
     async (name) => await findProject(db, name),
   );
+  const failures = createFailureLimit();
+  const seen = createSeen();
+  const look = async (
+    key: string,
+    from: string,
+    find: (key: string) => Promise<StoredToken | undefined>,
+  ): Promise<StoredToken | undefined> => {
+    if (!seen.has(key) && failures.isOver(from)) {
+      throw new CoppiceError("CPC_RATE_LIMITED", {
+        detail: "Too many unknown credentials came from this address. Try again in a minute.",
+      });
+    }
+    const found = await find(key);
+    if (found === undefined) failures.count(from);
+    else seen.add(key);
+    return found;
+  };
   return {
-    identify: async ({ authorization, cookie }) => {
+    identify: async ({ authorization, cookie, from }) => {
       if (authorization !== undefined) {
         const text = /^bearer +(\S+)$/i.exec(authorization)?.[1];
         const token = text === undefined ? undefined : parseToken(text);
         if (token === undefined) return undefined;
-        return toCaller(await tokens(token.secretSha256.toString("base64")), false);
+        return toCaller(await look(token.secretSha256.toString("base64"), from, tokens), false);
       }
       if (cookie === undefined || cookie.length > 200) return undefined;
-      return toCaller(await sessions(sha256Of(cookie).toString("base64")), true);
+      return toCaller(await look(sha256Of(cookie).toString("base64"), from, sessions), true);
     },
     projectOf: async (caller, asked) => {
       if (caller.project !== null) {

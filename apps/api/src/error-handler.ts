@@ -8,6 +8,8 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 
 const BY_STATUS: Readonly<Record<number, ErrorCode>> = {
   400: "CPC_INVALID_INPUT",
+  // Of the pages' own files, for a path that leads out of their folder: as if nothing were there.
+  403: "CPC_NOT_FOUND",
   404: "CPC_NOT_FOUND",
   405: "CPC_NOT_FOUND",
   413: "CPC_BODY_TOO_LARGE",
@@ -49,8 +51,10 @@ export const answerError = async (
     if (error.isRetryable && error.code !== "CPC_INTERNAL") logger.warn(fields, "request failed");
     else logger.error(fields, "request failed");
   }
-  // The particulars of our own failures are for the log.
-  const shown = error.code === "CPC_INTERNAL" ? new CoppiceError("CPC_INTERNAL") : error;
+  // The particulars of our own failures are for the log, those of our surroundings (a host, a port)
+  // for callers that we know.
+  const isKnown = request.caller !== null || statusOf(error.code) < 500;
+  const shown = error.code === "CPC_INTERNAL" || !isKnown ? new CoppiceError(error.code) : error;
   await sendProblem(request, reply, shown);
 };
 

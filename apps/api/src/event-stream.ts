@@ -59,7 +59,8 @@ async function* produce(
       yield ": still here\n\n";
       silentSinceMs = performance.now();
     }
-    if (portion.events.length === 0) await source.wait(HEARTBEAT_MS, signal);
+    // News that came since the last look ends the wait at once.
+    await source.wait(HEARTBEAT_MS, signal);
     if (!signal.aborted) portion = await source.next();
   }
 }

@@ -45,6 +45,7 @@ const judge = async (request: FastifyRequest, options: GuardOptions): Promise<Ca
   const caller = await options.access.identify({
     authorization: request.headers.authorization,
     cookie: request.cookies[SESSION_COOKIE],
+    from: request.ip,
   });
   if (caller === undefined) throw new CoppiceError("CPC_UNAUTHENTICATED");
   if (request.is404) return caller;

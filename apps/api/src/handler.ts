@@ -64,6 +64,34 @@ const parsePart = (schema: z.ZodType | undefined, value: unknown, prefix: string
   });
 };
 
+/** Per address: whoever asks without a credential, a probe or a browser that signs in. */
+const PUBLIC_REQUESTS_PER_MINUTE = 6000;
+
+/** Above what a step may put out; below what a recursive reader, ours or PostgreSQL's, can bear. */
+const BODY_LEVELS_MAX = 256;
+
+/**
+ * Looked at before zod does: its reader of free JSON overflows the stack on deep values, and for
+ * each number beyond a double's range (`1e999`) it writes kilobytes about what it tried.
+ */
+const isSound = (value: unknown, levels: number): boolean => {
+  if (typeof value === "number") return Number.isFinite(value);
+  if (typeof value !== "object" || value === null) return true;
+  if (levels === 0) return false;
+  const inner = Array.isArray(value) ? (value as unknown[]) : Object.values(value);
+  for (const item of inner) if (!isSound(item, levels - 1)) return false;
+  return true;
+};
+
+const parseBody = (schema: z.ZodType, body: unknown): unknown => {
+  if (!isSound(body, BODY_LEVELS_MAX)) {
+    throw new CoppiceError("CPC_INVALID_INPUT", {
+      detail: `/body: expected finite numbers and at most ${BODY_LEVELS_MAX} levels of nesting`,
+    });
+  }
+  return parsePart(schema, body ?? undefined, "/body");
+};
+
 const nobody: Caller = {
   tokenId: "" as Caller["tokenId"],
   scope: "read",
@@ -79,10 +107,7 @@ const createCall = (route: Route, access: Access) => {
       params: parsePart(route.params, request.params, "/params"),
       query: parsePart(route.query, request.query, "/query"),
       headers: parsePart(route.headers, request.headers, "/headers"),
-      body:
-        bodySchema === undefined
-          ? request.body
-          : parsePart(bodySchema, request.body ?? undefined, "/body"),
+      body: bodySchema === undefined ? request.body : parseBody(bodySchema, request.body),
       caller,
       projectId: async () => {
         const asked = request.headers[PROJECT_HEADER];
@@ -112,7 +137,12 @@ export const registerRoute = <Id extends OperationId>(
   app.route({
     method: route.method,
     url: route.path.replaceAll(/\{(\w+)\}/g, ":$1"),
-    config: { scope: route.scope },
+    config: {
+      scope: route.scope,
+      ...(route.scope === "public"
+        ? { rateLimit: { max: PUBLIC_REQUESTS_PER_MINUTE, timeWindow: 60_000 } }
+        : {}),
+    },
     ...(bodyLimit === undefined || body?.kind === "bytes" ? {} : { bodyLimit }),
     handler: async (request, reply) => {
       const result = await handler(toCall(request, reply));

@@ -1,16 +1,22 @@
 /** The server as a process: config → adapters → app → listen → signals → close. */
 import { openArtifactStore } from "@coppice/artifacts";
 import { CoppiceError, type Logger, type ProjectId } from "@coppice/core";
-import { openEngine, startStamping } from "@coppice/engine";
-import { openBoard, openDoorbell } from "@coppice/queue";
+import { createFailpoint, openEngine, startStamping } from "@coppice/engine";
+import {
+  type DoorbellAddress,
+  openBoard,
+  openDoorbell,
+  openWorkerAddress,
+  type WorkerAddress,
+} from "@coppice/queue";
 import { assertSchema, ensureProject, openDatabase } from "@coppice/store";
 import {
   artifactConfig,
   createMetrics,
   databaseConfig,
   doorbellConfig,
-  engineConfig,
   type Environment,
+  engineConfig,
   failpointConfig,
   httpConfig,
   loadConfig,
@@ -19,11 +25,19 @@ import { DEFAULT_PROJECT } from "./access.ts";
 import { allowedHostsOf, apiConfig, doorbellAddressOf } from "./api-config.ts";
 import { buildApp } from "./app.ts";
 import { ensureBootstrapToken } from "./bootstrap-token.ts";
-import { createFailpoint } from "./failpoint.ts";
 import { newId } from "./token.ts";
 
 /** For the answers that are under way when the end comes. */
 const CLOSE_MS = 2000;
+
+const addressForWorkers = async (
+  address: DoorbellAddress,
+  url: string | undefined,
+  logger: Logger,
+): Promise<WorkerAddress> =>
+  address.kind === "redis" && url !== undefined
+    ? { address: { ...address, url }, close: async () => undefined }
+    : await openWorkerAddress(address, { logger });
 
 /** @returns what ends it: no new requests, those under way answered, then everything closed */
 export const serve = async (env: Environment, logger: Logger): Promise<() => Promise<void>> => {
@@ -50,12 +64,12 @@ export const serve = async (env: Environment, logger: Logger): Promise<() => Pro
   const failpoint = createFailpoint(config.failpoints);
   const { leaseMs, heartbeatMs } = config;
   const engine = await openEngine({ db, doorbell, logger, metrics, leaseMs, failpoint });
-  const { workerRedisUrl: url } = config;
+  const forWorkers = await addressForWorkers(address, config.workerRedisUrl, logger);
   const app = await buildApp({
     db,
     engine,
     artifacts,
-    doorbellAddress: address.kind === "redis" && url !== undefined ? { ...address, url } : address,
+    doorbellAddress: forWorkers.address,
     openBoard: (isReadOnly) =>
       openBoard({
         address,
@@ -90,6 +104,7 @@ export const serve = async (env: Environment, logger: Logger): Promise<() => Pro
     clearTimeout(cut);
     await stamping.stop();
     await engine.close();
+    await forWorkers.close();
     await doorbell.close();
     await artifacts.close();
     await db.close();

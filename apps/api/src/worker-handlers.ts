@@ -18,32 +18,51 @@ type AttemptCall =
 
 const WORKERS_REMEMBERED_MAX = 10_000;
 
+interface WorkerCheck {
+  /** @throws CPC_WORKER_NOT_FOUND */
+  worker(workerId: string, tokenId: string): Promise<WorkerId>;
+  /** Whether some other token's worker has this id. */
+  isOfOther(workerId: string, tokenId: string): Promise<boolean>;
+}
+
 /** Which token a worker registered with never changes, so that it may be remembered. */
-const createWorkerCheck = (deps: Deps) => {
+const createWorkerCheck = (deps: Deps): WorkerCheck => {
   const tokenOf = new Map<string, string>();
-  return async (workerId: string, tokenId: string): Promise<WorkerId> => {
+  const ownerOf = async (workerId: string): Promise<string | undefined> => {
     let owner = tokenOf.get(workerId);
     if (owner === undefined) {
       owner = await findWorkerToken(deps.db, workerId);
       if (tokenOf.size >= WORKERS_REMEMBERED_MAX) tokenOf.clear();
       if (owner !== undefined) tokenOf.set(workerId, owner);
     }
-    if (owner === tokenId) return workerId as WorkerId;
-    throw new CoppiceError("CPC_WORKER_NOT_FOUND", {
-      detail: `${workerId} is not registered with this token.`,
-      hint: "Register again with POST /v1/workers.",
-    });
+    return owner;
+  };
+  return {
+    worker: async (workerId, tokenId) => {
+      if ((await ownerOf(workerId)) === tokenId) return workerId as WorkerId;
+      throw new CoppiceError("CPC_WORKER_NOT_FOUND", {
+        detail: `${workerId} is not registered with this token.`,
+        hint: "Register again with POST /v1/workers.",
+      });
+    },
+    isOfOther: async (workerId, tokenId) => {
+      const owner = await ownerOf(workerId);
+      return owner !== undefined && owner !== tokenId;
+    },
   };
 };
-type WorkerCheck = ReturnType<typeof createWorkerCheck>;
 
 const authorize = async (deps: Deps, check: WorkerCheck, call: AttemptCall) => {
   const { worker, run, step, item, attempt } = call.params;
-  await check(worker, call.caller.tokenId);
+  const { tokenId } = call.caller;
+  await check.worker(worker, tokenId);
   const lease = call.headers["x-coppice-lease"] as LeaseToken;
   const ref = { runId: run as RunId, step, item, attempt };
   const granted = await deps.engine.authorizeAttempt(ref, lease);
-  if (granted === undefined) {
+  // By token and not by id: a worker that had to register again goes on with what it runs.
+  const beganBy = granted?.workerId ?? null;
+  const isForeign = beganBy !== null && (await check.isOfOther(beganBy, tokenId));
+  if (granted === undefined || isForeign) {
     throw new CoppiceError("CPC_SUPERSEDED", { detail: "The attempt is not under this lease." });
   }
   return { ...granted, ref };
@@ -80,7 +99,7 @@ const isLoopback = (ip: string): boolean => ip === "::1" || /^(?:::ffff:)?127\./
 
 const exchange = async (deps: Deps, check: WorkerCheck, call: Call<"workers.exchange">) => {
   const { body, params, caller } = call;
-  const worker = await check(params.worker, caller.tokenId);
+  const worker = await check.worker(params.worker, caller.tokenId);
   const counts = new Map<string, number>();
   for (const { type } of body.items) counts.set(type, (counts.get(type) ?? 0) + 1);
   for (const [type, count] of counts) {

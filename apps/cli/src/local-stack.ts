@@ -54,6 +54,8 @@ export interface LocalStack {
 
 const STOP_TIMEOUT_MS = 15_000;
 const WORKER_TIMEOUT_MS = 30_000;
+/** A person waits for the end: steps get a moment, then they save their checkpoint and are released. */
+const WORKER_DRAIN_MS = 2000;
 
 /** What any program needs; nothing of the user's secrets goes to the servers. */
 const baseEnvironment = (env: Environment): Record<string, string> => {
@@ -167,6 +169,7 @@ const startWorker = async (
   await tree.start({
     ...spec,
     env: {
+      COPPICE_WORKER_DRAIN_MS: String(WORKER_DRAIN_MS),
       ...workerEnvironment(env),
       COPPICE_SERVER_URL: admin.server,
       COPPICE_TOKEN: await makeWorkerToken(admin),

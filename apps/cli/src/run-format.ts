@@ -96,9 +96,10 @@ export const formatEvent = (event: RunEvent, run: RunView, colors: Colors): stri
     event.step === null
       ? run.pipeline
       : formatStep(event.step, event.item, run.steps.get(event.step)?.isMapped === true);
+  const name = event.name === null ? "" : colors.dim(` ${event.name}`);
   const attempt = (event.attempt ?? 1) > 1 ? `  attempt ${event.attempt}` : "";
   const error = event.error === null ? "" : `  ${event.error.code}: ${event.error.message}`;
-  return `${clock(event.at)}  ${what}  ${paintState(event.state, colors)}${attempt}${error}`;
+  return `${clock(event.at)}  ${what}${name}  ${paintState(event.state, colors)}${attempt}${error}`;
 };
 
 export const FAILURES_SHOWN = 5;

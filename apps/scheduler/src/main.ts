@@ -22,7 +22,8 @@ export const main = async (): Promise<void> => {
   } catch (error) {
     logger.error({ err: error }, "scheduler ended with an error");
     const text = error instanceof Error ? error.message : String(error);
-    process.stderr.write(`${isCoppiceError(error) ? `${error.code}: ` : ""}${text}\n`);
+    const hint = isCoppiceError(error) && error.hint !== undefined ? `\n${error.hint}` : "";
+    process.stderr.write(`${isCoppiceError(error) ? `${error.code}: ` : ""}${text}${hint}\n`);
     process.exit(1);
   }
 };

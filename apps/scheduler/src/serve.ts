@@ -1,19 +1,18 @@
 /** The scheduler as a process: config → adapters → maintenance → signals → close. */
 import type { Logger } from "@coppice/core";
-import { openEngine, startMaintenance } from "@coppice/engine";
+import { createFailpoint, openEngine, startMaintenance } from "@coppice/engine";
 import { openDoorbell } from "@coppice/queue";
 import { assertSchema, openDatabase } from "@coppice/store";
 import {
   createMetrics,
   databaseConfig,
   doorbellConfig,
-  engineConfig,
   type Environment,
+  engineConfig,
   failpointConfig,
   httpConfig,
   loadConfig,
 } from "@coppice/telemetry";
-import { createFailpoint } from "./failpoint.ts";
 import { startHealthServer } from "./health-server.ts";
 import { doorbellAddressOf, schedulerConfig } from "./scheduler-config.ts";
 

@@ -323,6 +323,13 @@ describe("the format", () => {
     await expect(readFile(join(dir, "a"))).rejects.toThrow("ENOENT");
   });
 
+  test("refuses a name that is a file and a folder, and leaves nothing", async () => {
+    const { bytes } = packBundle(filesOf({ a: "1", "a/b/c": "2" }));
+    const dir = join(await newFolder(), "x");
+    expect(await rejection(unpackBundle(bytes, dir))).toMatchObject({ code: "CPC_BUNDLE_CORRUPT" });
+    await expect(readManifest(dir)).rejects.toThrow("ENOENT");
+  });
+
   test.each(["../a", "/a", "a/../../b", "a\\b", "", "a//b", "./a", "C:/a"])(
     "refuses the path %j, whoever wrote the archive",
     async (path) => {

@@ -122,6 +122,12 @@ export const readBundle = (bytes: Uint8Array): ReadonlyMap<string, Uint8Array> =
     found.set(requireInnerPath(path), body);
   }
   if (at !== buffer.byteLength) throw corrupt("it goes on after its last file");
+  for (const path of found.keys()) {
+    for (let end = path.indexOf("/"); end !== -1; end = path.indexOf("/", end + 1)) {
+      const above = path.slice(0, end);
+      if (found.has(above)) throw corrupt(`${JSON.stringify(above)} is a file and a folder`);
+    }
+  }
   return found;
 };
 
@@ -172,9 +178,9 @@ export const unpackBundle = async (
       await mkdir(dirname(target), { recursive: true });
       await writeFile(target, body, { flag: "wx", mode: 0o444 });
     }
-    await rename(partial, dir);
-  } catch (error) {
-    if (!isTaken(error)) throw error;
+    await rename(partial, dir).catch((error: unknown) => {
+      if (!isTaken(error)) throw error;
+    });
   } finally {
     await rm(partial, { recursive: true, force: true });
   }

@@ -1,10 +1,18 @@
 /**
  * Admission: which ready step runs get a slot that was just offered, which get a bell.
  *
- * What must stay true: priority, then age, decide, over all runs; a pool's weight is taken in the same
- * transaction that admits; rows of runs that another commit holds are left to it.
+ * What must stay true: priority, then age, decide, over all runs; a pool's weight is taken in the
+ * same transaction that admits; rows of runs that another commit holds are left to it.
  */
-import type { LeaseToken, ProjectId, RunId, StepState, WorkerId } from "@coppice/core";
+import {
+  isCoppiceError,
+  type LeaseToken,
+  type PipelineVersionId,
+  type ProjectId,
+  type RunId,
+  type StepState,
+  type WorkerId,
+} from "@coppice/core";
 import {
   loadStepRuns,
   loadWaiting,
@@ -18,7 +26,7 @@ import {
 import type { Capacity } from "./capacity.ts";
 import { begin, begunOf, type OpenOffer, queueTimeoutLeftMs, stepOf } from "./decide.ts";
 import type { Begun, FinishEvent } from "./events.ts";
-import type { Facts } from "./facts.ts";
+import type { Facts, VersionFacts } from "./facts.ts";
 import { addRow, addRun, findRow, move, type RowWork, type WorkingSet } from "./working-set.ts";
 
 export interface AdmitContext {
@@ -80,7 +88,10 @@ export const admit = async (
   const open = limits.filter((entry) => entry.limit > 0);
   if (open.length === 0) return { rung: [], granted: new Map() };
 
-  const others = await otherCandidates(context, open);
+  const others = await otherCandidates(
+    context,
+    open.filter(({ classId }) => context.capacity.hasWaiting(classId)),
+  );
   const candidates = [...own, ...others].toSorted(byOrder);
   const pools = await openPools(context, candidates);
   return distribute(context, candidates, offers, windows, pools);
@@ -115,7 +126,8 @@ const otherCandidates = async (
   context: AdmitContext,
   limits: readonly { classId: number; limit: number }[],
 ): Promise<Candidate[]> => {
-  const { tx, set, facts } = context;
+  const { tx, set } = context;
+  if (limits.length === 0) return [];
   const waiting = (await loadWaiting(tx, limits, BELL_SILENT_MS)).filter(
     (entry) => findRow(set, entry) === undefined,
   );
@@ -124,7 +136,8 @@ const otherCandidates = async (
   for (const entry of waiting) if (!set.runs.has(entry.runId)) unlocked.add(entry.runId);
   if (unlocked.size > 0) {
     for (const run of await lockRunsIfFree(tx, [...unlocked])) {
-      addRun(set, run, await facts.version(tx, run.versionId));
+      const version = await readableVersion(context, run.versionId);
+      if (version !== undefined) addRun(set, run, version);
     }
   }
   const reachable = waiting.filter((entry) => {
@@ -132,6 +145,23 @@ const otherCandidates = async (
     return run !== undefined && run.state === "running";
   });
   return readAgain(context, reachable);
+};
+
+/**
+ * A version that this program can't read is left to another: it must not cost this commit its own
+ * events.
+ */
+const readableVersion = async (
+  { tx, facts }: AdmitContext,
+  id: PipelineVersionId,
+): Promise<VersionFacts | undefined> => {
+  try {
+    return await facts.version(tx, id);
+  } catch (error) {
+    const isPassing = isCoppiceError(error) ? error.isRetryable : "severity" in Object(error);
+    if (isPassing) throw error;
+    return undefined;
+  }
 };
 
 /** Between the look and the lock another commit may have moved them. */
@@ -239,7 +269,7 @@ const distribute = (
     if (row.state === "ready" && window > 0) {
       windows.set(classId, window - 1);
       takeRoom(pools, row);
-      row.ring += 1;
+      row.ring = nextRing(row.ring);
       row.dueInMs = queueTimeoutLeftMs(row);
       const isNewlyReady = row.isNewlyReady;
       move(row, "queued");
@@ -249,6 +279,10 @@ const distribute = (
   }
   return { rung, granted };
 };
+
+/** A bell's number fits PostgreSQL's smallint for ever: one that returns was forgotten long ago. */
+const RING_MAX = 32_000;
+const nextRing = (ring: number): number => (ring >= RING_MAX ? 1 : ring + 1);
 
 /** One slot was offered: it takes a step of one slot and no more GPUs than came free with it. */
 const suits = (offer: OpenOffer, row: RowWork, classId: number, capacity: Capacity): boolean => {

@@ -5,7 +5,7 @@
  * attempt asked for twice gets the same assignment; a value that lies elsewhere travels as its digest.
  */
 import type { Assignment, InputValue } from "@coppice/contract";
-import type { JsonValue, RunId } from "@coppice/core";
+import { type JsonValue, type RunId, stepRunKey } from "@coppice/core";
 import {
   decodeSummary,
   locate,
@@ -15,10 +15,10 @@ import {
   type StepIr,
   type ValueSource,
 } from "@coppice/pipeline";
-import { type Queryable, readRuns } from "@coppice/store";
+import { loadOutputItems, type Queryable, readRuns } from "@coppice/store";
 
 import type { Begun } from "./events.ts";
-import type { Facts, RunFacts, VersionFacts } from "./facts.ts";
+import type { Facts, RunFacts } from "./facts.ts";
 import { locateOutput, type OutputCache, type StepOutputs } from "./outputs.ts";
 
 export interface AssignmentContext {
@@ -32,6 +32,13 @@ const JOIN_ITEMS_INLINE_MAX = 2000;
 const JOIN_BYTES_INLINE_MAX = 64 * 1024;
 
 type ReadOutputs = (runId: RunId, step: number) => StepOutputs;
+
+/** What assignments are put together from. */
+interface Read {
+  readonly outputs: ReadOutputs;
+  /** By `stepRunKey`: outputs that are one item of a mapped step's, read alone however many there are. */
+  readonly items: ReadonlyMap<string, JsonValue>;
+}
 
 export const buildAssignments = async (
   context: AssignmentContext,
@@ -49,7 +56,10 @@ export const buildAssignments = async (
       wanted.set(`${attempt.runId}/${step}`, { runId: attempt.runId, step, isFinal });
     }
   }
-  const read = await context.outputs.load(context.db, [...wanted.values()]);
+  const read: Read = {
+    outputs: await context.outputs.load(context.db, [...wanted.values()]),
+    items: await readItems(context, begun),
+  };
   const statuses = await runStatuses(context, begun);
   return begun.map((attempt) =>
     toAssignment(attempt, runFacts.get(attempt.runId), read, statuses.get(attempt.runId)),
@@ -62,17 +72,40 @@ const stepSpec = (attempt: Begun): StepIr => {
   return spec;
 };
 
-const sourcesOf = (spec: StepIr): ValueSource[] => [
-  ...Object.values(spec.inputs),
-  ...(spec.map === undefined ? [] : [spec.map.over]),
-];
+/** Where the attempt is an item of a map over a mapped step's outputs: that step. */
+const mappedOver = ({ version }: Begun, spec: StepIr): number | undefined => {
+  if (spec.map?.over.from !== "output") return undefined;
+  const step = version.graph.indexOf.get(spec.map.over.step) ?? -1;
+  return version.graph.pipeline.steps[step]?.map === undefined ? undefined : step;
+};
 
-const outputSteps = (attempt: Begun): number[] =>
-  sourcesOf(stepSpec(attempt)).flatMap((source) => {
+/** Steps whose outputs are read whole. */
+const outputSteps = (attempt: Begun): number[] => {
+  const spec = stepSpec(attempt);
+  const over = mappedOver(attempt, spec) === undefined ? spec.map?.over : undefined;
+  const sources = [...Object.values(spec.inputs), ...(over === undefined ? [] : [over])];
+  return sources.flatMap((source) => {
     const step =
       source.from === "output" ? attempt.version.graph.indexOf.get(source.step) : undefined;
     return step === undefined ? [] : [step];
   });
+};
+
+const readItems = async (
+  context: AssignmentContext,
+  begun: readonly Begun[],
+): Promise<Map<string, JsonValue>> => {
+  const refs = begun.flatMap((attempt) => {
+    const step = mappedOver(attempt, stepSpec(attempt));
+    return step === undefined ? [] : [{ runId: attempt.runId, step, item: attempt.item }];
+  });
+  const rows = await loadOutputItems(context.db, refs);
+  return new Map(
+    rows.flatMap((row) =>
+      row.state === "succeeded" ? [[stepRunKey(row), row.output ?? null] as const] : [],
+    ),
+  );
+};
 
 /** Only steps that ask for the run's status need it. */
 const runStatuses = async (
@@ -98,7 +131,7 @@ const runStatuses = async (
 const toAssignment = (
   attempt: Begun,
   facts: RunFacts | undefined,
-  read: ReadOutputs,
+  read: Read,
   status: "succeeded" | "failed" | "cancelled" | undefined,
 ): Assignment => {
   const { version } = attempt;
@@ -146,10 +179,10 @@ const inputValue = (
   spec: StepIr,
   source: ValueSource,
   params: JsonValue,
-  read: ReadOutputs,
+  read: Read,
   status: "succeeded" | "failed" | "cancelled" | undefined,
 ): InputValue => {
-  if (source.from === "output") return outputValue(attempt, source.step, source.path, read);
+  if (source.from === "output") return outputValue(attempt, source.step, source.path, read.outputs);
   if (source.from === "item") return itemValue(attempt, spec, source.path, params, read);
   const run = status === undefined ? { id: attempt.runId } : { id: attempt.runId, status };
   const value = resolveSource(source, { params, run, output: () => undefined });
@@ -198,7 +231,7 @@ const itemValue = (
   spec: StepIr,
   path: readonly string[],
   params: JsonValue,
-  read: ReadOutputs,
+  read: Read,
 ): InputValue => {
   const over = spec.map?.over;
   if (over === undefined) return { kind: "missing" };
@@ -212,14 +245,16 @@ const itemOfOutput = (
   attempt: Begun,
   over: Extract<ValueSource, { from: "output" }>,
   inside: readonly string[],
-  read: ReadOutputs,
+  read: Read,
 ): InputValue => {
-  const { graph }: VersionFacts = attempt.version;
-  const step = graph.indexOf.get(over.step) ?? -1;
-  const outputs = read(attempt.runId, step);
-  const isMapped = graph.pipeline.steps[step]?.map !== undefined;
-  // Over a mapped step's outputs the item is one of its items' outputs.
-  return isMapped
-    ? fromLocated(locate(outputs[attempt.item], [...over.path, ...inside.slice(1)]))
-    : fromLocated(locate(outputs[0], [...over.path, ...inside]));
+  const spec = stepSpec(attempt);
+  const mapped = mappedOver(attempt, spec);
+  if (mapped !== undefined) {
+    const key = stepRunKey({ runId: attempt.runId, step: mapped, item: attempt.item });
+    // Over a mapped step's outputs the item is one of its items' outputs.
+    return fromLocated(locate(read.items.get(key), [...over.path, ...inside.slice(1)]));
+  }
+  const step = attempt.version.graph.indexOf.get(over.step) ?? -1;
+  const outputs = read.outputs(attempt.runId, step);
+  return fromLocated(locate(outputs[0], [...over.path, ...inside]));
 };

@@ -1,9 +1,10 @@
 /**
  * The one writer of run state: a batch of events becomes one transaction.
  *
- * The order is the house's lock order: idempotency keys, runs in id order, then rows; pools last. Then every
- * event is decided, every touched run planned, what became ready admitted, and all of it written set-wise,
- * with the feed and the outbox. What must stay true: nothing outside this file writes those tables.
+ * The order is the house's lock order: idempotency keys, runs in id order, then rows; pools last.
+ * Then every event is decided, every touched run planned, what became ready admitted, and all of it
+ * written set-wise, with the feed and the outbox. What must stay true: nothing outside this file
+ * writes those tables.
  */
 import { attemptKey, CoppiceError, type JsonValue, type Metrics, type RunId } from "@coppice/core";
 import type { Bell } from "@coppice/queue";
@@ -138,7 +139,8 @@ const changedRunIds = (set: WorkingSet): RunId[] =>
   [...set.runs.values()].filter((run) => run.changes.length > 0).map((run) => run.id);
 
 /**
- * Results that are known before deciding: replays of a key, and outcomes that name bytes nobody uploaded.
+ * Results that are known before deciding: replays of a key, and outcomes that name bytes nobody
+ * uploaded.
  */
 const earlyResult = (
   event: EngineEvent,
@@ -218,13 +220,23 @@ const noteChanges = (context: CommitContext, set: WorkingSet) => (): void => {
       if (!isTold(row)) continue;
       metrics.count("coppice_transitions_total", { to: row.state });
       const classId = classIdOf(row);
+      if (row.savedState === "ready") capacity.noteReady(classId, -1);
+      if (row.state === "ready") capacity.noteReady(classId, 1);
       if (row.savedState === "queued") capacity.noteQueued(classId, -1);
       if (row.state === "queued") capacity.noteQueued(classId, 1);
-      if (row.state === "running" && row.workerId !== null) capacity.noteRunning(row.workerId, 1);
+      if (row.state === "running" && row.workerId !== null) {
+        capacity.noteRunning(row.workerId, 1, gpusOf(run, row.step));
+      }
     }
   }
   for (const attempt of set.attempts) {
     metrics.count("coppice_attempts_total", { outcome: attempt.outcome });
-    if (attempt.workerId !== null) capacity.noteRunning(attempt.workerId, -1);
+    const run = set.runs.get(attempt.runId);
+    if (attempt.workerId !== null && run !== undefined) {
+      capacity.noteRunning(attempt.workerId, -1, gpusOf(run, attempt.step));
+    }
   }
 };
+
+const gpusOf = (run: RunWork, step: number): number =>
+  run.version.graph.pipeline.steps[step]?.resources.gpu ?? 0;

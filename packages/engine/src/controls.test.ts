@@ -1,5 +1,6 @@
 /**
- * The invariant checker sees what happens without each safety net; with all of them it sees nothing.
+ * The invariant checker sees what happens without each safety net; with all of them it sees
+ * nothing.
  */
 import type { Metrics } from "@coppice/core";
 import { silentMetrics } from "@coppice/core";

@@ -244,6 +244,8 @@ const decideTimer = (context: DecideContext, event: TimerEvent): Decision => {
   const row = findRow(context.set, event.ref);
   if (row === undefined || row.attempt !== event.ref.attempt || isFinalStepState(row.state))
     return DONE;
+  // Another event of this batch has moved it: what was due of it as it was read says nothing any more.
+  if (row.run.changedRows.has(row)) return DONE;
   switch (event.type) {
     case "lost":
       if (row.state === "running" && row.isLeaseExpired) {
@@ -253,7 +255,7 @@ const decideTimer = (context: DecideContext, event: TimerEvent): Decision => {
       return DONE;
     case "ringAgain":
       // The order of things stays; only its bell is rung once more, under a new number.
-      if (row.state !== "queued") return DONE;
+      if (row.state !== "queued" || row.ring !== (event.ring ?? row.ring)) return DONE;
       row.dueInMs = queueTimeoutLeftMs(row);
       move(row, "ready");
       row.isNewlyReady = false;

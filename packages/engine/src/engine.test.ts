@@ -108,7 +108,7 @@ describe("a graph", () => {
     expect(second.state).toBe("failed");
   });
 
-  it("cascades failures and skips, and lets a rule that accepts failure take it upon itself", async () => {
+  it("cascades failures and skips; a rule that accepts failure takes it upon itself", async () => {
     steps["bad"] = () => failed("no", false);
     const ended = await run("cascade", [
       { key: "bad" },

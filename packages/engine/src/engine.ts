@@ -103,17 +103,20 @@ export interface Engine {
     target: { readonly runId: RunId; readonly step: number; readonly item?: number },
     reason: string,
   ): Promise<void>;
-  /** Whose attempt this is, if this token still holds it. */
-  authorizeAttempt(
-    ref: AttemptRef,
-    lease: LeaseToken,
-  ): Promise<{ projectId: ProjectId; bundleDigest: string } | undefined>;
+  /** Whose attempt this is and which worker began it, if this token still holds it. */
+  authorizeAttempt(ref: AttemptRef, lease: LeaseToken): Promise<GrantedAttempt | undefined>;
   joinOutputs(runId: RunId, step: number, path: readonly string[]): AsyncIterable<JsonValue>;
   /** Hints that runs have changed, from this process and others; "*" after a gap. */
   onRunChanged(listener: (runId: RunId | "*") => void): () => void;
   /** For the maintenance of this room and for tests. */
   readonly inside: EngineInside;
   close(): Promise<void>;
+}
+
+export interface GrantedAttempt {
+  readonly projectId: ProjectId;
+  readonly bundleDigest: string;
+  readonly workerId: WorkerId | null;
 }
 
 export interface EngineInside {
@@ -254,12 +257,12 @@ const authorizeAttempt = async (
   { db, context }: EngineInside,
   ref: AttemptRef,
   lease: LeaseToken,
-): Promise<{ projectId: ProjectId; bundleDigest: string } | undefined> => {
+): Promise<GrantedAttempt | undefined> => {
   const [row] = await checkLeases(db, [{ ...ref, lease }]);
   const [run] = row === undefined ? [] : await readRuns(db, [ref.runId]);
-  if (run === undefined) return undefined;
+  if (row === undefined || run === undefined) return undefined;
   const { projectId, bundleDigest } = await context.facts.version(db, run.versionId);
-  return { projectId, bundleDigest };
+  return { projectId, bundleDigest, workerId: row.workerId as WorkerId | null };
 };
 
 const orThrow = (result: EventResult): void => {

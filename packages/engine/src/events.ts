@@ -57,6 +57,8 @@ export interface FinishEvent {
 export interface TimerEvent {
   readonly type: "lost" | "due" | "ringAgain";
   readonly ref: AttemptRef;
+  /** Of `ringAgain`: the ring that was silent; a newer one has its own time to be heard. */
+  readonly ring?: number;
 }
 
 export interface CancelRunEvent {

@@ -50,6 +50,8 @@ export interface Facts {
 
 const VERSIONS_MAX = 1000;
 const RUNS_MAX = 20_000;
+/** Larger parameters are read again rather than kept: they are few, and a cache of them could be gigabytes. */
+const KEPT_PARAMS_CHARS_MAX = 8 * 1024;
 /** At most this many classes, hence queues, in one installation. */
 const CLASSES_MAX = 32;
 
@@ -92,12 +94,14 @@ const openClasses = (): Classes => {
     refresh,
     idFor: async (db, resources) => {
       const key = classKeyOf(resources);
-      if (find(key) === undefined) {
+      // Whoever took the same number at the same time wins it: try for the next as long as there is one.
+      for (let round = 0; round <= CLASSES_MAX; round += 1) {
+        const found = find(key);
+        if (found !== undefined) return found.id;
+        if (round > 0 && classes.length >= CLASSES_MAX) break;
         await insertClass(db, { key, labels: resources.labels, gpu: resources.gpu });
         await refresh(db);
       }
-      const found = find(key);
-      if (found !== undefined) return found.id;
       const inUse = classes.map((entry) => entry.key).join("; ");
       throw new CoppiceError("CPC_TOO_MANY_CLASSES", {
         detail: `The ${CLASSES_MAX} classes in use: ${inUse}. Wanted: ${key}.`,
@@ -134,6 +138,9 @@ export const openFacts = (): Facts => {
   const versions = new BoundedMap<PipelineVersionId, VersionFacts>(VERSIONS_MAX);
   const runs = new BoundedMap<RunId, RunFacts>(RUNS_MAX);
   const classes = openClasses();
+  const remember = (id: RunId, facts: RunFacts): void => {
+    if (JSON.stringify(facts.params).length <= KEPT_PARAMS_CHARS_MAX) runs.set(id, facts);
+  };
   return {
     version: async (db, id) => {
       const known = versions.get(id);
@@ -153,14 +160,12 @@ export const openFacts = (): Facts => {
       if (missing.length === 0) return found;
       for (const row of await loadRunFacts(db, missing)) {
         const facts = { params: row.params as JsonValue, traceparent: row.traceparent };
-        runs.set(row.id as RunId, facts);
+        remember(row.id as RunId, facts);
         found.set(row.id as RunId, facts);
       }
       return found;
     },
-    rememberRun: (id, facts) => {
-      runs.set(id, facts);
-    },
+    rememberRun: remember,
     classById: (id) => classes.all().find((entry) => entry.id === id),
     classes: classes.all,
     refreshClasses: classes.refresh,

@@ -1,4 +1,6 @@
-/** Many runs, workers and engines at once: order, pools, doubled and lost bells, on both doorbells. */
+/**
+ * Many runs, workers and engines at once: order, pools, doubled and lost bells, on both doorbells.
+ */
 import { seededRng } from "@coppice/core";
 import type { PipelineIrInput } from "@coppice/pipeline";
 import type { Bell, Doorbell } from "@coppice/queue";
@@ -163,7 +165,8 @@ describe("admission", () => {
     });
     expect(await checkAtRest(world.db, { doorbell: world.doorbell })).toEqual([]);
     expect(order[0]).toBe("urgent a");
-    // A bell that is on its way keeps "urgent low" out of the line for a moment; the rest is in order.
+    // A bell that is on its way keeps "urgent low" out of the line for a moment; the rest is in
+    // order.
     expect(order.filter((name) => name !== "urgent low")).toEqual([
       "urgent a",
       "first a",

@@ -5,13 +5,14 @@ export {
   type EngineOptions,
   LEASE_MS_DEFAULT,
   openEngine,
-  type Submitted,
   type SubmitInput,
+  type Submitted,
 } from "./engine.ts";
+export { explainRun, type WhyLine } from "./explain.ts";
+export { createFailpoint } from "./failpoint.ts";
 export {
   type Maintenance,
   type MaintenanceOptions,
   startMaintenance,
   startStamping,
 } from "./maintenance.ts";
-export { explainRun, type WhyLine } from "./explain.ts";

@@ -1,4 +1,6 @@
-/** Attempts whose worker is silent, late, doubled or gone: what the fence and the leases promise. */
+/**
+ * Attempts whose worker is silent, late, doubled or gone: what the fence and the leases promise.
+ */
 import type { RunId } from "@coppice/core";
 import type { PipelineIrInput } from "@coppice/pipeline";
 import {

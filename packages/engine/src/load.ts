@@ -49,12 +49,16 @@ export const load = async (
       refs.set(stepRunKey(ref), ref);
     }
   }
-  if (runIds.size > 0) {
-    for (const locked of await lockRuns(tx, [...runIds])) {
-      addRun(set, locked, await facts.version(tx, locked.versionId));
-    }
+  // The lock goes first on the wire, so the rows are read under it, in one round trip.
+  const [locked, stored] = await Promise.all([
+    runIds.size === 0 ? [] : lockRuns(tx, [...runIds]),
+    loadStepRuns(tx, [...refs.values()]),
+  ]);
+  for (const run of locked) addRun(set, run, await facts.version(tx, run.versionId));
+  for (const row of stored) {
+    const run = set.runs.get(row.runId);
+    if (run !== undefined) addRow(set, run, row);
   }
-  await loadRows(tx, set, [...refs.values()]);
   for (const event of events) {
     if (event.type !== "cancelRun" && event.type !== "cancelStep") continue;
     const run = set.runs.get(event.runId);
@@ -64,17 +68,6 @@ export const load = async (
     }
   }
   return loadPast(facts, tx, set, events);
-};
-
-const loadRows = async (
-  tx: Queryable,
-  set: WorkingSet,
-  refs: readonly StepRunRef[],
-): Promise<void> => {
-  for (const stored of await loadStepRuns(tx, refs)) {
-    const run = set.runs.get(stored.runId);
-    if (run !== undefined && findRow(set, stored) === undefined) addRow(set, run, stored);
-  }
 };
 
 export interface Past {

@@ -56,9 +56,9 @@ export const startMaintenance = (engine: Engine, options: MaintenanceOptions): M
     repeat(SWEEP_MS, options.logger, "sweep", async () => {
       if (!isReconcilerOff) await inside.relay.sweep();
     }),
-    repeat(TIMERS_MS, options.logger, "timers", () => fireTimers(inside)),
+    repeat(TIMERS_MS, options.logger, "timers", () => fireTimers(inside, options.logger)),
     repeat(reconcileMs, options.logger, "reconcile", async () => {
-      if (!isReconcilerOff) await reconcile(inside);
+      if (!isReconcilerOff) await reconcile(inside, options.logger);
       publishLoad(inside);
     }),
     repeat(HOUSEKEEPING_MS, options.logger, "housekeeping", () => forgetGoneProcesses(inside.db)),
@@ -128,10 +128,11 @@ const repeat = (everyMs: number, logger: Logger, task: string, work: () => Promi
   };
 };
 
-const fireTimers = async (inside: EngineInside): Promise<void> => {
+const fireTimers = async (inside: EngineInside, logger: Logger): Promise<void> => {
   const due = await loadDue(inside.db, BATCH);
   await commitAll(
     inside,
+    logger,
     due.map((attempt) => timerEvent("due", attempt)),
   );
 };
@@ -148,18 +149,30 @@ const refOf = ({ runId, step, item, attempt }: OpenAttempt): AttemptRef => ({
   attempt,
 });
 
-const commitAll = async (inside: EngineInside, events: readonly EngineEvent[]): Promise<void> => {
-  await Promise.all(events.map((event) => inside.commit(event)));
+/** One event that can't be committed must not keep the others, nor the tasks after it, from their turn. */
+const commitAll = async (
+  inside: EngineInside,
+  logger: Logger,
+  events: readonly EngineEvent[],
+): Promise<void> => {
+  const results = await Promise.allSettled(events.map((event) => inside.commit(event)));
+  for (const [index, result] of results.entries()) {
+    if (result.status === "fulfilled") continue;
+    const { reason } = result as { reason: unknown };
+    // Nothing can be committed while the database is away: the next round tries again.
+    if (isCoppiceError(reason) && reason.code === "CPC_DATABASE_UNREACHABLE") throw reason;
+    logger.error({ err: reason, event: events[index] }, "an event of maintenance failed");
+  }
 };
 
-const reconcile = async (inside: EngineInside): Promise<void> => {
-  await expireLeases(inside);
-  await ringAgain(inside);
-  await endOverdueRuns(inside);
-  await mendStuckRuns(inside);
+const reconcile = async (inside: EngineInside, logger: Logger): Promise<void> => {
+  await expireLeases(inside, logger);
+  await ringAgain(inside, logger);
+  await endOverdueRuns(inside, logger);
+  await mendStuckRuns(inside, logger);
 };
 
-const expireLeases = async (inside: EngineInside): Promise<void> => {
+const expireLeases = async (inside: EngineInside, logger: Logger): Promise<void> => {
   const expired = await loadExpired(inside.db, BATCH);
   if (expired.length === 0) return;
   // Workers can't renew a lease while no API answers: their silence says nothing about them.
@@ -168,11 +181,12 @@ const expireLeases = async (inside: EngineInside): Promise<void> => {
   count(inside, "expired_lease", expired.length);
   await commitAll(
     inside,
+    logger,
     expired.map((attempt) => timerEvent("lost", attempt)),
   );
 };
 
-const ringAgain = async (inside: EngineInside): Promise<void> => {
+const ringAgain = async (inside: EngineInside, logger: Logger): Promise<void> => {
   if (inside.context.controls.isRingAgainOff === true) return;
   const silentMs = Math.min(SILENT_MS, inside.leaseMs);
   const silent = (await loadSilent(inside.db, BATCH, silentMs)).filter((attempt) =>
@@ -182,25 +196,28 @@ const ringAgain = async (inside: EngineInside): Promise<void> => {
   count(inside, "silent_bell", silent.length);
   await commitAll(
     inside,
-    silent.map((attempt) => timerEvent("ringAgain", attempt)),
+    logger,
+    silent.map((attempt) => ({ ...timerEvent("ringAgain", attempt), ring: attempt.ring })),
   );
 };
 
-const endOverdueRuns = async (inside: EngineInside): Promise<void> => {
+const endOverdueRuns = async (inside: EngineInside, logger: Logger): Promise<void> => {
   const runIds = await loadOverdueRuns(inside.db, BATCH);
   const error = toErrorRecord(new CoppiceError("CPC_RUN_TIMEOUT"));
   await commitAll(
     inside,
+    logger,
     runIds.map((runId) => ({ type: "cancelRun", runId, error })),
   );
 };
 
-const mendStuckRuns = async (inside: EngineInside): Promise<void> => {
+const mendStuckRuns = async (inside: EngineInside, logger: Logger): Promise<void> => {
   const runIds: RunId[] = await loadStuckRuns(inside.db, BATCH);
   if (runIds.length === 0) return;
   count(inside, "stuck_run", runIds.length);
   await commitAll(
     inside,
+    logger,
     runIds.map((runId) => ({ type: "nudge", runId, classIds: [] })),
   );
 };

@@ -5,6 +5,8 @@
  * What must stay true: hints only. NOTIFY takes a lock over the whole database, so it is never sent per
  * change and never inside a commit; who misses one looks again after a while.
  */
+import { randomUUID } from "node:crypto";
+
 import { isCoppiceError, type Logger, type RunId } from "@coppice/core";
 import type { Database } from "@coppice/store";
 
@@ -26,14 +28,21 @@ export const openNotifier = async (db: Database, logger: Logger): Promise<Notifi
   const tell = (runId: RunId | "*"): void => {
     for (const listener of listeners) listener(runId);
   };
+  // What this process sends comes back to it: its own listeners have heard already.
+  const self = randomUUID();
   const subscription = await db.listen(CHANNEL, (payload) => {
-    for (const id of payload.split(",")) tell(id as RunId | "*");
+    if (payload === undefined) {
+      tell("*");
+      return;
+    }
+    const [sender, ...ids] = payload.split(",");
+    if (sender !== self) for (const id of ids) tell(id as RunId | "*");
   });
   const send = async (): Promise<void> => {
     timer = undefined;
     const ids = [...pending];
     pending = new Set();
-    const payload = ids.length > IDS_MAX ? "*" : ids.join(",");
+    const payload = [self, ...(ids.length > IDS_MAX ? ["*"] : ids)].join(",");
     await db.query({ name: "notify-runs", text: "select pg_notify($1, $2)" }, [CHANNEL, payload]);
   };
   return {

@@ -23,6 +23,18 @@ export interface OutputCache {
 const CACHED_STEPS_MAX = 2000;
 /** Lists of many items are read again rather than kept. */
 const CACHED_ITEMS_MAX = 100;
+/** With the number of steps it bounds the cache: what is larger is read again, too. */
+const CACHED_CHARS_MAX = 32 * 1024;
+
+const isSmall = (outputs: StepOutputs): boolean => {
+  if (outputs.length > CACHED_ITEMS_MAX) return false;
+  let chars = 0;
+  for (const output of outputs) {
+    chars += output === undefined ? 0 : JSON.stringify(output).length;
+    if (chars > CACHED_CHARS_MAX) return false;
+  }
+  return true;
+};
 
 const keyOf = (runId: RunId, step: number): string => `${runId}/${step}`;
 
@@ -57,7 +69,7 @@ export const openOutputCache = (): OutputCache => {
         for (const [key, ref] of missing) {
           const outputs = loaded.get(key) ?? [];
           found.set(key, outputs);
-          if (ref.isFinal && outputs.length <= CACHED_ITEMS_MAX) cache.set(key, outputs);
+          if (ref.isFinal && isSmall(outputs)) cache.set(key, outputs);
         }
       }
       return (runId, step) => found.get(keyOf(runId, step)) ?? [];

@@ -22,7 +22,7 @@ import {
 import type { Queryable } from "@coppice/store";
 
 import { queueTimeoutLeftMs } from "./decide.ts";
-import { locateOutput, type OutputCache, type StepOutputs } from "./outputs.ts";
+import { isSettled, locateOutput, type OutputCache, type StepOutputs } from "./outputs.ts";
 import { makeRow, type RowWork, type RunWork, type WorkingSet } from "./working-set.ts";
 
 export interface PlanContext {
@@ -134,7 +134,8 @@ const outputsOf = async (
     if (fresh !== undefined) return [fresh];
   }
   // A mapped step's last outputs may be of this commit: never remembered here, merged instead.
-  const read = await context.outputs.load(context.db, [{ runId: run.id, step, isFinal: false }]);
+  const isFinal = !isMapped && isSettled(run.summaries[step]);
+  const read = await context.outputs.load(context.db, [{ runId: run.id, step, isFinal }]);
   const outputs = [...read(run.id, step)];
   for (const row of run.changedRows) {
     if (row.step === step && row.output !== undefined) outputs[row.item] = row.output;

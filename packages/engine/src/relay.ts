@@ -7,7 +7,7 @@
  */
 import type { Logger, Metrics } from "@coppice/core";
 import type { Bell, Doorbell } from "@coppice/queue";
-import { claimOutbox, type Database, deleteOutbox } from "@coppice/store";
+import { claimOutbox, type Database, deleteOutbox, type OutboxRow } from "@coppice/store";
 
 export interface Relay {
   /** Rings bells that were just committed. Never throws: what fails is left to the sweep. */
@@ -25,6 +25,8 @@ export interface Relay {
 const SWEEP_AGE_MS = 500;
 const SWEEP_CLAIM_MS = 5000;
 const SWEEP_ROWS_MAX = 200;
+/** What a slow doorbell rings well within its deadline. */
+const SWEEP_BELLS_MAX = 500;
 /** Well below the sweep's age, so that what was rung is gone before anybody looks. */
 const TIDY_AFTER_MS = 100;
 
@@ -73,6 +75,23 @@ const openRungRows = (db: Database) => {
   };
 };
 
+const bellsOf = (row: OutboxRow): Bell[] => row.bells as unknown as Bell[];
+
+/** Rows in order, as many at a time as have about this many bells together. */
+const inPortions = (rows: readonly OutboxRow[]): OutboxRow[][] => {
+  const portions: OutboxRow[][] = [];
+  let bells = SWEEP_BELLS_MAX;
+  for (const row of rows) {
+    if (bells >= SWEEP_BELLS_MAX) {
+      portions.push([]);
+      bells = 0;
+    }
+    portions.at(-1)?.push(row);
+    bells += bellsOf(row).length;
+  }
+  return portions;
+};
+
 export const openRelay = (options: RelayOptions): Relay => {
   const { db, doorbell, logger, metrics, failpoint } = options;
   const rung = openRungRows(db);
@@ -99,16 +118,21 @@ export const openRelay = (options: RelayOptions): Relay => {
     giveBack: rung.add,
     sweep: async () => {
       const rows = await claimOutbox(db, SWEEP_AGE_MS, SWEEP_CLAIM_MS, SWEEP_ROWS_MAX);
-      if (rows.length === 0) return 0;
-      const bells = rows.flatMap((row) => row.bells as unknown as Bell[]);
-      await doorbell.ring(bells);
-      failpoint("relay.swept");
-      await deleteOutbox(
-        db,
-        rows.map((row) => row.id),
-      );
-      metrics.count("coppice_sweep_bells_total", {}, bells.length);
-      return bells.length;
+      let total = 0;
+      for (const portion of inPortions(rows)) {
+        const bells = portion.flatMap(bellsOf);
+        await doorbell.ring(bells);
+        failpoint("relay.swept");
+        // At once: after a long outage there is more than one call's deadline lets through, and what has
+        // been rung must not be rung all over again.
+        await deleteOutbox(
+          db,
+          portion.map((row) => row.id),
+        );
+        metrics.count("coppice_sweep_bells_total", {}, bells.length);
+        total += bells.length;
+      }
+      return total;
     },
     close: rung.close,
   };

@@ -21,7 +21,7 @@ import {
   type LogChunk,
   type MetricPoint,
   renewLeases,
-  saveCheckpoints,
+  saveCheckpoint,
   seeWorker,
   trimLogs,
 } from "@coppice/store";
@@ -79,11 +79,12 @@ const holdLeases = async (
   const others = new Map<string, Fenced>();
   for (const item of items) if (item.type === "heartbeat") beating.set(keyOf(item), fenceOf(item));
   for (const item of items) if (!beating.has(keyOf(item))) others.set(keyOf(item), fenceOf(item));
-  const [renewed, checked] = await Promise.all([
-    renewLeases(db, [...beating.values()], leaseMs),
-    checkLeases(db, [...others.values()]),
-  ]);
-  return new Map([...renewed, ...checked].map((row) => [keyOf(row), row]));
+  const renewed = new Map(
+    (await renewLeases(db, [...beating.values()], leaseMs)).map((row) => [keyOf(row), row]),
+  );
+  for (const [key, fenced] of beating) if (!renewed.has(key)) others.set(key, fenced);
+  for (const row of await checkLeases(db, [...others.values()])) renewed.set(keyOf(row), row);
+  return renewed;
 };
 
 const answerFor = (item: AttemptItem, held: ReadonlyMap<string, LeasedRow>): StreamAnswer => {
@@ -152,7 +153,7 @@ const storeCheckpoints = async (
     if (item.type === "checkpoint")
       newest.set(keyOf(item), { ...fenceOf(item), sha256: item.sha256 });
   }
-  await saveCheckpoints(db, [...newest.values()]);
+  await Promise.all([...newest.values()].map((checkpoint) => saveCheckpoint(db, checkpoint)));
 };
 
 const seen = async (

@@ -7,12 +7,14 @@ import type { Bell } from "@coppice/queue";
 import {
   addToPools,
   deleteOutbox,
+  gatherWrites,
   insertArtifactRefs,
   insertAttempts,
   insertEvents,
   insertOutbox,
   insertRuns,
   insertStepRuns,
+  type NewEvents,
   type NewStepRun,
   type Queryable,
   startStepRuns,
@@ -88,63 +90,73 @@ export const write = async (
     for (const row of run.changedRows) if (isTold(row)) run.changes.push(changeOf(row));
     if (run.state !== "running") run.changes.push(endChange(run));
   }
-  await insertRuns(
-    tx,
-    runs.flatMap((run) => (run.first === undefined ? [] : [{ ...run.first, ...afterState(run) }])),
-  );
-  await insertStepRuns(tx, changed.filter((row) => row.isNew).map(toWrite), leaseMs);
-  await writeChanged(
-    tx,
-    changed.filter((row) => !row.isNew),
-    leaseMs,
-  );
-  await insertAttempts(tx, set.attempts);
-  await insertArtifactRefs(tx, set.artifacts);
-  await updateRuns(
-    tx,
-    runs
-      .filter((run) => run.first === undefined)
-      .map((run) => ({ id: run.id, ...afterState(run) })),
-  );
-  await insertEvents(
-    tx,
-    runs
-      .filter((run) => run.changes.length > 0)
-      .map((run) => ({
-        runId: run.id,
-        projectId: run.version.projectId,
-        firstSeq: run.nextSeq,
-        lastSeq: run.nextSeq + run.changes.length - 1,
-        changes: JSON.stringify(run.changes),
-      })),
-  );
-  await addToPools(tx, poolChanges(changed));
-  await deleteOutbox(tx, rungOutboxIds);
-  return bells.length === 0
-    ? 0
-    : insertOutbox(
-        tx,
-        bells.map((bell) => ({ ...bell })),
-      );
+  const updated = changed.filter((row) => !row.isNew);
+  const outbox =
+    bells.length === 0
+      ? Promise.resolve(0)
+      : insertOutbox(
+          tx,
+          bells.map((bell) => ({ ...bell })),
+        );
+  const writes = gatherWrites();
+  await Promise.all([
+    insertRuns(
+      writes,
+      runs.flatMap((run) =>
+        run.first === undefined ? [] : [{ ...run.first, ...afterState(run) }],
+      ),
+    ),
+    insertStepRuns(writes, changed.filter((row) => row.isNew).map(toWrite), leaseMs),
+    ...writeChanged(writes, updated, leaseMs),
+    insertAttempts(writes, set.attempts),
+    insertArtifactRefs(writes, set.artifacts),
+    updateRuns(
+      writes,
+      runs
+        .filter((run) => run.first === undefined)
+        .map((run) => ({ id: run.id, ...afterState(run) })),
+    ),
+    insertEvents(writes, runs.filter((run) => run.changes.length > 0).map(eventsOf)),
+    addToPools(writes, poolChanges(changed)),
+    deleteOutbox(writes, rungOutboxIds),
+  ]);
+  const [outboxId] = await Promise.all([outbox, writes.send(tx)]);
+  return outboxId;
 };
 
-const writeChanged = async (
+const eventsOf = (run: RunWork): NewEvents => ({
+  runId: run.id,
+  projectId: run.version.projectId,
+  firstSeq: run.nextSeq,
+  lastSeq: run.nextSeq + run.changes.length - 1,
+  changes: JSON.stringify(run.changes),
+});
+
+/** The order in which heartbeats lock these rows, too. */
+const byKey = (left: RowWork, right: RowWork): number =>
+  (left.run.id < right.run.id ? -1 : left.run.id > right.run.id ? 1 : 0) ||
+  left.step - right.step ||
+  left.item - right.item;
+
+const writeChanged = (
   tx: Queryable,
   rows: readonly RowWork[],
   leaseMs: number,
-): Promise<void> => {
+): readonly Promise<void>[] => {
   const started: NewStepRun[] = [];
   const succeeded: NewStepRun[] = [];
   const others: NewStepRun[] = [];
-  for (const row of rows) {
+  for (const row of rows.toSorted(byKey)) {
     const isStart = row.state === "running" && row.savedState !== "running" && !row.isNewlyReady;
     if (isStart && !row.isCancelRequested) started.push(toWrite(row));
     else if (row.state === "succeeded") succeeded.push(toWrite(row));
     else others.push(toWrite(row));
   }
-  await startStepRuns(tx, started, leaseMs);
-  await succeedStepRuns(tx, succeeded);
-  await updateStepRuns(tx, others, leaseMs);
+  return [
+    startStepRuns(tx, started, leaseMs),
+    succeedStepRuns(tx, succeeded),
+    updateStepRuns(tx, others, leaseMs),
+  ];
 };
 
 const endChange = (run: RunWork): JsonValue => ({

@@ -6,7 +6,17 @@
 import { CoppiceError } from "@coppice/core";
 
 /** What BullMQ's scripts call on our keys when a worker claims, completes and recovers jobs. */
-const KEY_COMMANDS = ["@read", "@write", "-@dangerous", "-@blocking", "-randomkey", "-scan"];
+const KEY_COMMANDS = [
+  "@read",
+  "@write",
+  "-@dangerous",
+  "-@blocking",
+  // Functions, which count as writing and are everybody's; the scripts we need are named below.
+  "-@scripting",
+  "-randomkey",
+  "-scan",
+  "-dbsize",
+];
 /** `info` tells BullMQ the server's version. */
 const CONNECTION_COMMANDS = [
   "bzpopmin",

@@ -20,3 +20,4 @@ export {
 export { listen, type Listener, type ListenOptions } from "./listener.ts";
 export { migrateDoorbell } from "./open-backend.ts";
 export { createSlots, reserveSlot, type Slot, type SlotGate, type Slots } from "./slots.ts";
+export { openWorkerAddress, WORKER_USER, type WorkerAddress } from "./worker-address.ts";

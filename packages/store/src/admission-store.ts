@@ -107,14 +107,18 @@ export interface WorkerCapacity {
   readonly slots: number;
   readonly gpus: number;
   readonly running: number;
+  /** GPUs that those attempts hold. */
+  readonly gpusInUse: number;
 }
 
 const LOAD_CAPACITY = {
   name: "load-capacity",
-  text: `select w.id, w.labels, w.slots, w.gpus, coalesce(r.running, 0)::int as running
+  text: `select w.id, w.labels, w.slots, w.gpus, coalesce(r.running, 0)::int as running,
+           coalesce(r.gpus, 0)::int as "gpusInUse"
          from worker w left join (
-           select s.worker_id, count(*) as running from step_run s
-           where s.class_id = any(select id from class) and s.state = 'running' group by s.worker_id
+           select s.worker_id, count(*) as running, sum(c.gpu) as gpus
+           from class c join step_run s on s.class_id = c.id and s.state = 'running'
+           group by s.worker_id
          ) r on r.worker_id = w.id
          where not w.is_draining and w.seen_at > clock_timestamp() - $1 * interval '1 millisecond'`,
 };
@@ -161,6 +165,11 @@ export interface OpenAttempt {
   readonly lease: LeaseToken | null;
 }
 
+export interface SilentAttempt extends OpenAttempt {
+  readonly ring: number;
+  readonly classId: number;
+}
+
 const OPEN_ATTEMPT = `s.run_id as "runId", s.step, s.item, s.attempt, s.lease_token as lease`;
 
 const LOAD_EXPIRED = {
@@ -176,7 +185,7 @@ const LOAD_DUE = {
 };
 const LOAD_SILENT = {
   name: "load-silent",
-  text: `select ${OPEN_ATTEMPT}, s.class_id as "classId" from step_run s
+  text: `select ${OPEN_ATTEMPT}, s.ring, s.class_id as "classId" from step_run s
          where s.class_id = any(select id from class) and s.state = 'queued'
            and s.queued_at < clock_timestamp() - $2 * interval '1 millisecond' limit $1`,
 };
@@ -190,8 +199,7 @@ export const loadSilent = (
   db: Queryable,
   limit: number,
   silentMs: number,
-): Promise<(OpenAttempt & { readonly classId: number })[]> =>
-  db.query<OpenAttempt & { readonly classId: number } & Row>(LOAD_SILENT, [limit, silentMs]);
+): Promise<SilentAttempt[]> => db.query<SilentAttempt & Row>(LOAD_SILENT, [limit, silentMs]);
 
 const LOAD_OVERDUE_RUNS = {
   name: "load-overdue-runs",

@@ -42,11 +42,13 @@ export {
   type StoredVersion,
   type WorkerClass,
 } from "./fleet-store.ts";
+export { type GatheredWrites, gatherWrites } from "./gather-writes.ts";
 export { claimIdempotencyKeys, type HeldKey, type KeyClaim } from "./idempotency-store.ts";
 export { assertSchema, migrate } from "./migrate.ts";
 export { claimOutbox, deleteOutbox, insertOutbox, type OutboxRow } from "./outbox-store.ts";
 export {
   insertArtifactRefs,
+  loadOutputItems,
   loadOutputs,
   loadOutputsPage,
   loadUploaded,
@@ -90,7 +92,7 @@ export {
   type LogChunk,
   type MetricPoint,
   renewLeases,
-  saveCheckpoints,
+  saveCheckpoint,
   trimLogs,
 } from "./stream-writes.ts";
 export {

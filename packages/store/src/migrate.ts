@@ -64,7 +64,13 @@ export const migrate = async (
 ): Promise<{ readonly from: number; readonly to: number }> => {
   const migrations = await readMigrations();
   const known = migrations.at(-1)?.number ?? 0;
-  const db = openDatabase({ url, connectionsMax: 1, applicationName: "coppice-migrate", logger });
+  const db = openDatabase({
+    url,
+    connectionsMax: 1,
+    applicationName: "coppice-migrate",
+    logger,
+    queryTimeoutMs: 0,
+  });
   try {
     return await db.transaction(async (tx) => {
       await tx.query("select pg_advisory_xact_lock($1)", [LOCK_KEY]);

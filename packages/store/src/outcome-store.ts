@@ -1,7 +1,7 @@
 /**
  * What attempts leave behind: outputs of step runs and references to artifacts.
  */
-import type { JsonValue, ProjectId, RunId, StepState } from "@coppice/core";
+import type { JsonValue, ProjectId, RunId, StepRunRef, StepState } from "@coppice/core";
 
 import type { Queryable, Row } from "./client.ts";
 
@@ -99,6 +99,26 @@ export const loadOutputs = (
     steps.map((ref) => ref.runId),
     steps.map((ref) => ref.step),
   ]);
+
+const LOAD_OUTPUT_ITEMS = {
+  name: "load-output-items",
+  text: `select s.run_id as "runId", s.step, s.item, s.state, s.output
+         from unnest($1::uuid[], $2::smallint[], $3::int[]) as u(run_id, step, item)
+         join step_run s on s.run_id = u.run_id and s.step = u.step and s.item = u.item`,
+};
+
+/** Outputs of just these items. */
+export const loadOutputItems = (
+  db: Queryable,
+  items: readonly StepRunRef[],
+): Promise<StoredOutput[]> =>
+  items.length === 0
+    ? Promise.resolve([])
+    : db.query<StoredOutput & Row>(LOAD_OUTPUT_ITEMS, [
+        items.map((ref) => ref.runId),
+        items.map((ref) => ref.step),
+        items.map((ref) => ref.item),
+      ]);
 
 const LOAD_OUTPUTS_PAGE = {
   name: "load-outputs-page",

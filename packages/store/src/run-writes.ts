@@ -442,7 +442,8 @@ const UPDATE_STEP_RUNS = {
              when s.state = 'running' and s.lease_token = u.lease_token then s.lease_until
              else now_at + $14 * interval '1 millisecond' end,
            cancel_requested = u.cancel_requested,
-           due_at = now_at + u.due_in_ms * interval '1 millisecond',
+           due_at = case when s.state = 'running' and u.state = 'running' and s.lease_token = u.lease_token
+             then s.due_at else now_at + u.due_in_ms * interval '1 millisecond' end,
            ready_at = case when u.is_ready then now_at else s.ready_at end,
            queued_at = case when u.state = 'queued' then now_at else s.queued_at end,
            started_at = case when u.state = 'running' and s.lease_token is distinct from u.lease_token

@@ -16,15 +16,12 @@ export interface LeasedRow {
   readonly item: number;
   readonly attempt: number;
   readonly projectId: string;
+  readonly workerId: string | null;
   readonly isCancelRequested: boolean;
 }
 
-const FENCE = `from unnest($1::uuid[], $2::smallint[], $3::int[], $4::smallint[], $5::uuid[])
-           as u(run_id, step, item, attempt, lease)
-         where s.run_id = u.run_id and s.step = u.step and s.item = u.item and s.attempt = u.attempt
-           and s.lease_token = u.lease and s.state = 'running'`;
 const FENCE_ROW = `s.run_id as "runId", s.step, s.item, s.attempt, s.project_id as "projectId",
-           s.cancel_requested as "isCancelRequested"`;
+           s.worker_id as "workerId", s.cancel_requested as "isCancelRequested"`;
 
 const columns = (attempts: readonly LeasedAttempt[]): unknown[] => [
   attempts.map((attempt) => attempt.runId),
@@ -34,13 +31,28 @@ const columns = (attempts: readonly LeasedAttempt[]): unknown[] => [
   attempts.map((attempt) => attempt.lease),
 ];
 
+/**
+ * Rows that a commit is changing at this moment are left out instead of waited for: renewing several
+ * leases while waiting for one would let a commit wait in a circle.
+ */
 const RENEW = {
   name: "renew-leases",
-  text: `update step_run s set lease_until = clock_timestamp() + $6 * interval '1 millisecond'
-         ${FENCE} returning ${FENCE_ROW}`,
+  text: `with held as (
+           select s.run_id, s.step, s.item from step_run s,
+             unnest($1::uuid[], $2::smallint[], $3::int[], $4::smallint[], $5::uuid[])
+               as u(run_id, step, item, attempt, lease)
+           where s.run_id = u.run_id and s.step = u.step and s.item = u.item
+             and s.attempt = u.attempt and s.lease_token = u.lease and s.state = 'running'
+           for no key update of s skip locked)
+         update step_run s set lease_until = clock_timestamp() + $6 * interval '1 millisecond'
+         from held h where s.run_id = h.run_id and s.step = h.step and s.item = h.item
+         returning ${FENCE_ROW}`,
 };
 
-/** Answers the attempts that still hold their lease; an expired one that nobody superseded lives on. */
+/**
+ * Answers the attempts whose lease was renewed; an expired one that nobody superseded lives on. Ask
+ * `checkLeases` about the others.
+ */
 export const renewLeases = (
   db: Queryable,
   attempts: readonly LeasedAttempt[],
@@ -65,24 +77,19 @@ export const checkLeases = (
   attempts.length === 0 ? Promise.resolve([]) : db.query<LeasedRow & Row>(CHECK, columns(attempts));
 
 const CHECKPOINT = {
-  name: "save-checkpoints",
-  text: `update step_run s set checkpoint = c.sha256
-         from unnest($1::uuid[], $2::smallint[], $3::int[], $4::smallint[], $5::uuid[], $6::text[])
-           as c(run_id, step, item, attempt, lease, sha256)
-         where s.run_id = c.run_id and s.step = c.step and s.item = c.item and s.attempt = c.attempt
-           and s.lease_token = c.lease and s.state = 'running' returning ${FENCE_ROW}`,
+  name: "save-checkpoint",
+  text: `update step_run s set checkpoint = $6 where s.run_id = $1 and s.step = $2 and s.item = $3
+           and s.attempt = $4 and s.lease_token = $5 and s.state = 'running'`,
 };
 
-export const saveCheckpoints = (
+/** One row, so it may wait for a commit that holds it. */
+export const saveCheckpoint = async (
   db: Queryable,
-  checkpoints: readonly (LeasedAttempt & { readonly sha256: string })[],
-): Promise<LeasedRow[]> =>
-  checkpoints.length === 0
-    ? Promise.resolve([])
-    : db.query<LeasedRow & Row>(CHECKPOINT, [
-        ...columns(checkpoints),
-        checkpoints.map((checkpoint) => checkpoint.sha256),
-      ]);
+  checkpoint: LeasedAttempt & { readonly sha256: string },
+): Promise<void> => {
+  const { runId, step, item, attempt, lease, sha256 } = checkpoint;
+  await db.query(CHECKPOINT, [runId, step, item, attempt, lease, sha256]);
+};
 
 export interface LogChunk extends AttemptRef {
   readonly projectId: string;

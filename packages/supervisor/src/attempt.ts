@@ -53,10 +53,10 @@ const MB = 1024 * 1024;
 export class ActiveAttempt {
   readonly identity: LeasedAttempt;
   readonly #assignment: Assignment;
-  readonly #grant: SlotGrant;
+  #devices: SlotGrant["devices"] = [];
   readonly #rooms: AttemptRooms;
   readonly #stream: AttemptStream;
-  readonly #startedAt = performance.now();
+  #startedAt = performance.now();
   readonly #unstarted = new AbortController();
   readonly #timers = new Set<NodeJS.Timeout>();
   #confirmedAt: number;
@@ -71,11 +71,10 @@ export class ActiveAttempt {
   #cpuMs = 0;
 
   /** @param confirmedAt when the request that began the lease was sent, monotonic */
-  constructor(assignment: Assignment, grant: SlotGrant, confirmedAt: number, rooms: AttemptRooms) {
+  constructor(assignment: Assignment, confirmedAt: number, rooms: AttemptRooms) {
     const { runId, step, item, attempt, lease } = assignment;
     this.identity = { runId: runId as RunId, step, item, attempt, lease };
     this.#assignment = assignment;
-    this.#grant = grant;
     this.#confirmedAt = confirmedAt;
     this.#rooms = rooms;
     this.#stream = new AttemptStream(
@@ -85,12 +84,20 @@ export class ActiveAttempt {
     );
   }
 
-  async run(): Promise<AttemptResult> {
-    const peaks = this.#grant.devices.map(({ uuid }) => this.#rooms.deviceUse.watch(uuid));
+  /** Fires when it is told to stop; who waits for its slots waits no longer. */
+  get stopped(): AbortSignal {
+    return this.#unstarted.signal;
+  }
+
+  /** @param devices the GPUs that are its own until it ends */
+  async run(devices: SlotGrant["devices"]): Promise<AttemptResult> {
+    this.#devices = devices;
+    this.#startedAt = performance.now();
+    const peaks = devices.map(({ uuid }) => this.#rooms.deviceUse.watch(uuid));
     this.#watchFence();
     const end = await this.#execute();
     for (const timer of this.#timers) clearTimeout(timer);
-    for (const { uuid } of this.#grant.devices) this.#rooms.deviceUse.unwatch(uuid);
+    for (const { uuid } of devices) this.#rooms.deviceUse.unwatch(uuid);
     const outcome = outcomeOf(this.#stop, end, this.#limits);
     if (outcome !== undefined) await withinMs(this.#stream.end(), STREAM_END_MS);
     return { outcome, usage: this.#usageOf(end, peaks) };
@@ -144,8 +151,9 @@ export class ActiveAttempt {
       this.#assignment.spec.isolation === "fresh";
     if (end.type === "ended" && end.end.leaks.length > 0) {
       const { leaks } = end.end;
+      const { runId, step, item, attempt } = this.identity;
       this.#rooms.logger.info(
-        { ...this.identity, leaks },
+        { runId, step, item, attempt, leaks },
         "a step left something behind in its child",
       );
     }
@@ -157,7 +165,7 @@ export class ActiveAttempt {
     const { spec, project, bundleDigest } = this.#assignment;
     const { allowEnv, hostEnv, bundles, pool, api } = this.#rooms;
     const granted = grantedEnv(project.name, spec.env, allowEnv, hostEnv);
-    const { devices } = this.#grant;
+    const devices = this.#devices;
     const threads = spec.slots;
     const uuids = devices.map(({ uuid }) => uuid);
     const { memoryMb } = spec;

@@ -189,6 +189,8 @@ const throwUnlessOk = (reply: TextReply): void => {
 /** Whether the same request may succeed later: no answer, an overloaded or broken server. */
 export const isTransient = (error: unknown): boolean => {
   if (!(error instanceof CoppiceError)) return false;
+  // The server answers, and space does not come by asking again: the step must hear of it.
+  if (error.code === "CPC_DISK_FULL") return false;
   const status = error.data["status"];
   return error.isRetryable || (typeof status === "number" && (status >= 500 || status === 429));
 };

@@ -1,8 +1,9 @@
 /**
  * From bells to attempts to finishes, and from an accepted finish to the next attempt.
  *
- * What must stay true: an attempt runs only under a lease that the server granted; a slot is held
- * from the bell until the finish is answered; an outcome that the server has not answered within
+ * What must stay true: an attempt runs only under a lease that the server granted, and its lease is
+ * kept from the first moment on, also while it waits for more slots than its bell came with; a slot
+ * is held from the bell until the finish is answered; an outcome that the server has not answered within
  * half a second lies on disk before anything else happens to it.
  */
 import { randomUUID } from "node:crypto";
@@ -85,16 +86,13 @@ export class WorkLoop {
   async sendKept(): Promise<void> {
     const { outbox, rooms } = this.#options;
     for (const item of await outbox.list()) {
-      const { offer, ...finish } = item;
       rooms.logger.info({ runId: item.runId, step: item.step }, "sending a kept outcome");
       this.#chain(async () => {
-        const answer = await this.#deliver(finish, false);
+        // With its offer: the first sending may have started the next attempt, which nobody else runs.
+        const answer = await this.#deliver(item, false);
         if (answer !== undefined) await outbox.remove(item);
-        // The server may have started the next attempt with the first sending of this finish.
         const next = answer?.type === "accepted" ? answer.next : undefined;
-        if (next === undefined || offer === undefined) return;
-        const grant = await this.#acquireFor(next);
-        await this.#runChain(next, grant, performance.now());
+        if (next !== undefined) await this.#runChain(next, undefined, performance.now());
       });
     }
   }
@@ -116,51 +114,50 @@ export class WorkLoop {
     }
     const { assignment } = answer;
     this.#chain(async () => {
-      await this.#runChain(assignment, await this.#resize(assignment, grant), sentAt);
+      await this.#runChain(assignment, grant, sentAt);
     });
     return "started";
   }
 
   /** Runs an attempt and, in the same slot, whatever each accepted finish brings next. */
-  async #runChain(first: Assignment, firstGrant: SlotGrant, firstSentAt: number): Promise<void> {
+  async #runChain(
+    first: Assignment,
+    firstGrant: SlotGrant | undefined,
+    firstSentAt: number,
+  ): Promise<void> {
     let assignment: Assignment | undefined = first;
     let grant = firstGrant;
     let sentAt = firstSentAt;
     try {
       while (assignment !== undefined) {
-        const attempt: ActiveAttempt = new ActiveAttempt(
-          assignment,
-          grant,
-          sentAt,
-          this.#options.rooms,
-        );
+        const attempt: ActiveAttempt = new ActiveAttempt(assignment, sentAt, this.#options.rooms);
         const key = attemptKey(attempt.identity);
         this.#live.set(key, attempt);
         if (this.#stopping !== undefined) attempt.stop(this.#stopping);
         try {
-          const result: AttemptResult = await attempt.run();
+          grant = await this.#fit(assignment, grant, attempt.stopped);
+          const result: AttemptResult = await attempt.run(grant?.devices ?? []);
           sentAt = performance.now();
           assignment = await this.#finish(attempt, result, grant);
         } finally {
           this.#live.delete(key);
         }
-        if (assignment !== undefined) grant = await this.#resize(assignment, grant);
       }
     } finally {
-      grant.release();
+      grant?.release();
     }
   }
 
   async #finish(
     attempt: ActiveAttempt,
     { outcome, usage }: AttemptResult,
-    grant: SlotGrant,
+    grant: SlotGrant | undefined,
   ): Promise<Assignment | undefined> {
     if (outcome === undefined) return undefined;
     const { rooms, gate, metrics } = this.#options;
     metrics.count("coppice_attempts_total", { outcome: outcome.type });
-    const mayOffer = !this.#isDraining && !gate.shouldYield;
-    const offer = { lease: newLease(), gpus: grant.devices.length };
+    const mayOffer = grant !== undefined && !this.#isDraining && !gate.shouldYield;
+    const offer = { lease: newLease(), gpus: grant?.devices.length ?? 0 };
     const item = {
       type: "finish" as const,
       ...attempt.identity,
@@ -212,20 +209,19 @@ export class WorkLoop {
     }
   }
 
-  /** A step may need another number of slots or devices than the slot that it came with. */
-  async #resize(assignment: Assignment, grant: SlotGrant): Promise<SlotGrant> {
-    const { slots, gpu } = assignment.spec;
-    if (grant.slots === slots && grant.devices.length === gpu) return grant;
+  /**
+   * A step may need another number of slots or devices than the slot that it came with.
+   * @returns undefined where the attempt was stopped before there was room
+   */
+  async #fit(
+    { spec }: Assignment,
+    grant: SlotGrant | undefined,
+    stopped: AbortSignal,
+  ): Promise<SlotGrant | undefined> {
+    if (grant?.slots === spec.slots && grant.devices.length === spec.gpu) return grant;
     // Given back first: two attempts that each hold one slot and want two would wait for ever.
-    grant.release();
-    return await this.#acquireFor(assignment);
-  }
-
-  async #acquireFor({ spec }: Assignment): Promise<SlotGrant> {
-    const need = { slots: spec.slots, gpus: spec.gpu };
-    const grant = await this.#options.gate.acquire(need, new AbortController().signal);
-    if (grant === undefined) throw new Error("expected a grant from a wait without an end");
-    return grant;
+    grant?.release();
+    return await this.#options.gate.acquire({ slots: spec.slots, gpus: spec.gpu }, stopped);
   }
 
   #chain(work: () => Promise<void>): void {

@@ -131,6 +131,15 @@ describe("the logger", () => {
     );
   });
 
+  test.each(["redis://:", "redis://a:b@", "cpc_", "://a", "bearer ", '"token', '"', "token="])(
+    "a line of nothing but %j costs little",
+    (part) => {
+      const startedMs = performance.now();
+      scrubText(part.repeat(Math.ceil(131_072 / part.length)));
+      expect(performance.now() - startedMs).toBeLessThan(400);
+    },
+  );
+
   test("a huge text is cut and costs little", () => {
     const startedAtMs = performance.now();
     const text = scrubText("postgres://:".repeat(500_000));

@@ -15,7 +15,8 @@ const SECRET_FIELD =
 
 const PATTERNS: readonly (readonly [pattern: RegExp, replacement: string])[] = [
   // The password of a database URL may hold slashes, spaces and even "@" where nobody encoded it.
-  [/((?:postgres(?:ql)?|rediss?):\/\/[^\s:@/]*):[^@\n]*@(?:\S*@)?/gi, `$1:${REDACTED}@`],
+  // Its length is bounded, or a long line of half URLs would take seconds.
+  [/((?:postgres(?:ql)?|rediss?):\/\/[^\s:@/]*):[^@\n]{0,1000}@(?:\S*@)?/gi, `$1:${REDACTED}@`],
   [/cpc_[A-Za-z0-9_-]+/g, `cpc_${REDACTED}`],
   [/:\/\/(?![^\s@/]*:\[redacted\]@)[^\s@/]+@/g, `://${REDACTED}@`],
   [/(bearer\s+)[\w.~+/=-]{8,}/gi, `$1${REDACTED}`],

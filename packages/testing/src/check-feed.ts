@@ -1,9 +1,9 @@
 /**
- * Invariants of one run's feed, by playing it from the beginning: numbers without gaps, allowed moves only,
- * no step before its rule holds, nothing ordinary after a cancellation.
+ * Invariants of one run's feed, by playing it from the beginning: numbers without gaps, allowed
+ * moves only, no step before its rule holds, nothing ordinary after a cancellation.
  *
- * One event is one commit. What must stay true: the states after the whole commit decide, because the planner
- * looks only once all of a commit's events are counted in.
+ * One event is one commit. What must stay true: the states after the whole commit decide, because
+ * the planner looks only once all of a commit's events are counted in.
  */
 import type { StepState } from "@coppice/core";
 import {

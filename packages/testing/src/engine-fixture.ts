@@ -1,8 +1,8 @@
 /**
  * An engine over a real database and a real doorbell, with a project and a worker's token in it.
  *
- * What must stay true: everything opened here is closed when the fixture is disposed, in the order in which
- * nothing is missed; several engines may share one database and one doorbell.
+ * What must stay true: everything opened here is closed when the fixture is disposed, in the order
+ * in which nothing is missed; several engines may share one database and one doorbell.
  */
 import { createHash, randomBytes } from "node:crypto";
 import {
@@ -181,7 +181,8 @@ export const openEngineWorld = async (options: EngineWorldOptions = {}): Promise
     workerTokenId,
     deploy: async (pipeline) => {
       const id = await deployTestPipeline(main.db, projectId, pipeline);
-      // Reading it makes its classes, so that workers which register from now on hear of them at once.
+      // Reading it makes its classes, so that workers which register from now on hear of them at
+      // once.
       await main.engine.inside.context.facts.version(main.db, id);
       return id;
     },

@@ -1,6 +1,6 @@
 /**
- * A worker moved by hand: it hears no bells and beats only when told, so that a test decides what is sent,
- * how often, in which order and when never.
+ * A worker moved by hand: it hears no bells and beats only when told, so that a test decides what
+ * is sent, how often, in which order and when never.
  */
 import { randomUUID } from "node:crypto";
 import type { Assignment, Outcome, StreamAnswer, WorkAnswer, WorkItem } from "@coppice/contract";

@@ -1,9 +1,10 @@
 /**
- * A worker inside the process: it registers, listens for bells, starts and finishes like a real one, but
- * runs a function instead of a child. For tests of the engine and for benchmarks of it.
+ * A worker inside the process: it registers, listens for bells, starts and finishes like a real
+ * one, but runs a function instead of a child. For tests of the engine and for benchmarks of it.
  *
- * What must stay true: it speaks only the workers' protocol; one promise chain per attempt and one timer for
- * the whole worker; a request that fails by a lost connection is sent again, word for word.
+ * What must stay true: it speaks only the workers' protocol; one promise chain per attempt and one
+ * timer for the whole worker; a request that fails by a lost connection is sent again, word for
+ * word.
  */
 import { randomUUID } from "node:crypto";
 import { setTimeout as pause } from "node:timers/promises";
@@ -11,6 +12,7 @@ import type { Assignment, Outcome, StreamItem, WorkAnswer, WorkItem } from "@cop
 import {
   attemptKey,
   type AttemptRef,
+  type JsonValue,
   type RunId,
   type TokenId,
   type WorkerId,
@@ -24,7 +26,9 @@ export interface InlineAttempt {
   readonly workerId: WorkerId;
 }
 
-/** What the attempt comes to; undefined: nothing is ever told, as if the worker had died over it. */
+/**
+ * What the attempt comes to; undefined: nothing is ever told, as if the worker had died over it.
+ */
 export type Execute = (
   assignment: Assignment,
   attempt: InlineAttempt,
@@ -53,7 +57,9 @@ export interface InlineWorker extends AsyncDisposable {
   running(): number;
   /** Heartbeats for all attempts now, instead of at the timer's next turn. */
   beat(): Promise<void>;
-  /** From here on it is silent, as if its machine were gone; attempts in hand are never finished. */
+  /**
+   * From here on it is silent, as if its machine were gone; attempts in hand are never finished.
+   */
   vanish(): Promise<void>;
   /** Takes nothing new and waits for what is in hand. */
   stop(): Promise<void>;
@@ -80,9 +86,9 @@ const keyOf = (ref: { runId: string } & Omit<AttemptRef, "runId">): string =>
   attemptKey({ ...ref, runId: ref.runId as RunId });
 
 /** An outcome without anything to tell. */
-export const succeeded = (output: Extract<Outcome, { type: "succeeded" }>["output"]): Outcome => ({
+export const succeeded = (output: JsonValue): Outcome => ({
   type: "succeeded",
-  output,
+  output: output as Extract<Outcome, { type: "succeeded" }>["output"],
   artifacts: [],
 });
 
@@ -110,7 +116,9 @@ export const startInlineWorker = async (options: InlineWorkerOptions): Promise<I
     clockMs: Date.now(),
   });
 
-  /** Until it is answered: the same item, so that being answered twice is being answered the same. */
+  /**
+   * Until it is answered: the same item, so that being answered twice is being answered the same.
+   */
   const send = async (item: WorkItem): Promise<WorkAnswer | undefined> => {
     for (;;) {
       if (isGone) return undefined;

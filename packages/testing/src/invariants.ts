@@ -1,9 +1,9 @@
 /**
- * What must hold in the database after whatever happened: the invariants of the engine, checked from the
- * outside, row by row, over all runs that there are.
+ * What must hold in the database after whatever happened: the invariants of the engine, checked
+ * from the outside, row by row, over all runs that there are.
  *
- * What must stay true: it only reads, and it shares no code with the engine's writer beyond the rules of
- * the pipeline room, so that the writer's mistakes are not repeated here.
+ * What must stay true: it only reads, and it shares no code with the engine's writer beyond the
+ * rules of the pipeline room, so that the writer's mistakes are not repeated here.
  */
 import type { RunId } from "@coppice/core";
 import type { Doorbell } from "@coppice/queue";

@@ -134,8 +134,8 @@ async function* toRecords(
     ids,
   );
   const events = await db.query<OfRun<EventRecord>>(
-    `select run_id as "runId", first_seq as "firstSeq", last_seq as "lastSeq", changes from run_event
-     where run_id = any($1::uuid[]) order by run_id, first_seq`,
+    `select run_id as "runId", first_seq as "firstSeq", last_seq as "lastSeq", changes
+     from run_event where run_id = any($1::uuid[]) order by run_id, first_seq`,
     ids,
   );
   const parts = [byRun(stepRuns), byRun(attempts), byRun(artifacts), byRun(events)] as const;

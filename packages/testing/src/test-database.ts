@@ -1,6 +1,6 @@
 /**
- * Databases for tests, as SQL: the template, its clones, their end. A clone takes about 25 ms, so each
- * test may have its own.
+ * Databases for tests, as SQL: the template, its clones, their end. A clone takes about 25 ms, so
+ * each test may have its own.
  */
 import { randomBytes } from "node:crypto";
 import { Client } from "pg";
@@ -11,7 +11,8 @@ export const withClient = async <T>(
   work: (client: Client) => Promise<T>,
 ): Promise<T> => {
   const client = new Client({ connectionString: url });
-  // A connection lost between two queries shows in the next query; as an event it would end the process.
+  // A connection lost between two queries shows in the next query; as an event it would end the
+  // process.
   client.on("error", () => undefined);
   await client.connect();
   try {

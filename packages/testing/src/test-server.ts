@@ -2,8 +2,8 @@
  * The real services behind a test run, held by the run's main process: one PostgreSQL, one Redis,
  * each started when the first test asks for it, so that tests of pure rooms pay for neither.
  *
- * Test processes ask over loopback HTTP at COPPICE_TEST_SERVICES, an address with a secret in it. What
- * must stay true: nothing that was started here outlives `stop`.
+ * Test processes ask over loopback HTTP at COPPICE_TEST_SERVICES, an address with a secret in it.
+ * What must stay true: nothing that was started here outlives `stop`.
  */
 import { randomBytes } from "node:crypto";
 import { readdirSync, rmSync } from "node:fs";
@@ -86,7 +86,8 @@ const startPostgres = async (
       dataDir: join(dir, "postgres"),
       logFile: join(dir, "postgres.log"),
       logger: silentLogger,
-      // Without fsync a killed server still has every commit; only the machine's own end loses some.
+      // Without fsync a killed server still has every commit; only the machine's own end loses
+      // some.
       settings: { max_connections: 300, fsync: "off" },
     });
     stops.push(async () => postgres.stop());

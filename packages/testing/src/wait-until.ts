@@ -1,5 +1,6 @@
 /**
- * Waiting for a condition with a deadline: the only place in the tests where time passes by a timer.
+ * Waiting for a condition with a deadline: the only place in the tests where time passes by a
+ * timer.
  */
 import { setTimeout as pause } from "node:timers/promises";
 

@@ -1,4 +1,4 @@
-/** A user's project for the bench: steps that do nothing or wait, in the shapes that are measured. */
+/** The project of the bench: steps that do nothing or wait, in the shapes that are measured. */
 import { setTimeout as pause } from "node:timers/promises";
 import { defineProject, definePipeline, defineStep } from "@coppice/sdk";
 import { z } from "zod";

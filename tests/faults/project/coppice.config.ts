@@ -1,6 +1,7 @@
 /**
- * A user's project for the fault suite. Every step writes to a journal when it begins and when it ends, so that
- * executions can be counted from outside, and puts into its output by which attempt that was made.
+ * A user's project for the fault suite. Every step writes to a journal when it begins and when it
+ * ends, so that executions can be counted from outside, and puts into its output by which attempt
+ * that was made.
  */
 import { appendFileSync } from "node:fs";
 import { setTimeout as pause } from "node:timers/promises";
