@@ -403,7 +403,7 @@ describe("a server", () => {
   ] as const;
 
   /** Each of them ends by itself with 1, one sentence with its code, and no secret. */
-  const refuses = async (env: Environment, says: RegExp, secrets: readonly string[] = []) => {
+  const expectRefusal = async (env: Environment, says: RegExp, secrets: readonly string[] = []) => {
     await using folder = await tempDir("server");
     for (const [bin, args] of SERVERS) {
       const ended = await run(bin, args, {
@@ -425,7 +425,7 @@ describe("a server", () => {
     const says = new RegExp(
       `^CPC_DATABASE_UNREACHABLE: .*127\\.0\\.0\\.1:${port}.*\\n.*COPPICE_DATABASE_URL`,
     );
-    await refuses(env, says, ["hunter2"]);
+    await expectRefusal(env, says, ["hunter2"]);
     await using folder = await tempDir("server");
     for (const args of [["migrate"], ["token", "create"]]) {
       const ended = await run("coppice", args, { cwd: folder.path, env });
@@ -438,7 +438,7 @@ describe("a server", () => {
     if (!(await hasRedis())) context.skip("there is no Redis");
     await using database = await testPostgres();
     const port = await freePort();
-    await refuses(
+    await expectRefusal(
       {
         COPPICE_DATABASE_URL: database.url,
         COPPICE_REDIS_URL: `redis://:hunter2@127.0.0.1:${port}`,
@@ -449,11 +449,12 @@ describe("a server", () => {
     await using redis = await ownRedis();
     const admin = new Redis(redis.server.url);
     await admin.config("SET", "maxmemory-policy", "allkeys-lru");
-    await admin.quit();
-    await refuses(
+    await expectRefusal(
       { COPPICE_DATABASE_URL: database.url, COPPICE_REDIS_URL: redis.server.url },
       /^CPC_REDIS_EVICTS: .*allkeys-lru.*\n.*maxmemory-policy noeviction/,
     );
+    expect(await admin.keys("*"), "nothing was written there").toEqual([]);
+    await admin.quit();
   }, 60_000);
 
   test("does not touch a schema that is newer than itself, nor run on an older one", async () => {
@@ -470,13 +471,13 @@ describe("a server", () => {
         "insert into schema_migration (number, name, sha256) values (999999, 'later', '')",
       );
       const newer = /^CPC_DATABASE_TOO_NEW: .*999999.*\n.*newer version of Coppice/m;
-      await refuses(env, newer);
+      await expectRefusal(env, newer);
       await using folder = await tempDir("server");
       const migrate = await run("coppice-api", ["migrate"], { cwd: folder.path, env });
       expect(migrate.code).toBe(1);
       expect(migrate.stderr).toMatch(newer);
       await db.query("delete from schema_migration");
-      await refuses(env, /^CPC_DATABASE_TOO_OLD: .*\n.*coppice migrate/);
+      await expectRefusal(env, /^CPC_DATABASE_TOO_OLD: .*\n.*coppice migrate/);
     } finally {
       await db.close();
     }

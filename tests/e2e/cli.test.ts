@@ -158,7 +158,7 @@ describe("a run of the README's pipeline", () => {
     const log = await coppice(`logs ${id}/square[2]`);
     expect(log.stdout).toBe("squaring n=3\n");
     const lines = await json<{ item: number; line: string }>(`logs ${id}/square`);
-    expect(lines.map(({ item }) => item).toSorted()).toEqual([0, 1, 2, 3, 4]);
+    expect(lines.map(({ item }) => item).toSorted((a, b) => a - b)).toEqual([0, 1, 2, 3, 4]);
     const [outcome] = await json(`why ${id}`);
     expect(outcome).toEqual({ runId: id, state: "succeeded", steps: [] });
   });

@@ -54,7 +54,7 @@ const watch = async (context: BrowserContext): Promise<Visit> => {
     if (!isOurs) troubles.push(`request to ${url.host}`);
   });
   page.on("console", (message) => {
-    if (message.type() === "error") troubles.push(`console: ${message.text()}`);
+    if (message.type() === "error") troubles.push(`${message.location().url}: ${message.text()}`);
   });
   page.on("pageerror", (error) => troubles.push(`page: ${error.message}`));
   return { page, troubles };
@@ -127,7 +127,7 @@ describe.skipIf(program === undefined && !isCi)("in a browser", () => {
         .getByText(/^completed/i)
         .first()
         .click();
-      const jobs = page.getByText(/^#\S+/);
+      const jobs = page.getByText(/^[0-9a-f-]{36}-0-0-a1-r1$/);
       await expect.poll(async () => jobs.count(), { timeout: 15_000 }).toBe(1);
       await runOne();
       await expect.poll(async () => jobs.count(), { timeout: 15_000 }).toBe(2);
@@ -161,6 +161,7 @@ describe.skipIf(program === undefined && !isCi)("in a browser", () => {
       "the documentation lists the routes",
       async () => {
         const { page, troubles } = await signedIn(browser, api, token, "docs");
+        await page.getByRole("button", { name: "runs" }).first().click();
         await page.getByText("Start a run", { exact: false }).first().waitFor({ timeout: 30_000 });
         expect(await page.title()).toBe("Coppice API");
         expect(await page.getByText("/v1/runs").count()).toBeGreaterThan(0);

@@ -48,6 +48,12 @@ export interface ProgramOptions {
 const hasEnded = (child: ChildProcess): boolean =>
   child.exitCode !== null || child.signalCode !== null;
 
+/** A test run that is ended early takes its programs along. */
+const running = new Set<ChildProcess>();
+process.once("exit", () => {
+  for (const child of running) child.kill("SIGKILL");
+});
+
 export type BinName = "coppice" | "coppice-api" | "coppice-scheduler" | "coppice-worker";
 
 export const start = (
@@ -63,6 +69,8 @@ export const start = (
   });
   const { pid } = child;
   if (pid === undefined) throw new Error(`${bin} could not be started`);
+  running.add(child);
+  child.once("exit", () => running.delete(child));
   let stdout = "";
   let stderr = "";
   child.stdout.setEncoding("utf8").on("data", (text: string) => (stdout += text));

@@ -88,6 +88,12 @@ const addMetrics = (app: FastifyInstance, { metrics }: Deps): void => {
   });
 };
 
+/** Bull Board's page asks another site for fonts: the policy refuses them, so it shall not ask. */
+const withoutForeignLinks = (payload: unknown): unknown =>
+  typeof payload === "string" && payload.startsWith("<!DOCTYPE html>")
+    ? payload.replaceAll(/<link\b[^>]*\bhref="https?:[^>]*>/g, "")
+    : payload;
+
 /** Pages that are not in the table: their routes come from elsewhere and get their scope here. */
 const addPages = async (app: FastifyInstance, deps: Deps, nonce: string): Promise<void> => {
   await app.register(scalar, {
@@ -98,6 +104,9 @@ const addPages = async (app: FastifyInstance, deps: Deps, nonce: string): Promis
       nonce,
       withDefaultFonts: false,
       telemetry: false,
+      // Its buttons lead to services of others.
+      showDeveloperTools: "never",
+      favicon: "data:,",
       agent: { disabled: true },
     },
   });
@@ -111,6 +120,7 @@ const addPages = async (app: FastifyInstance, deps: Deps, nonce: string): Promis
   };
   await app.register(async (scope) => {
     scope.addHook("preHandler", refresh);
+    scope.addHook("onSend", async (_request, _reply, payload) => withoutForeignLinks(payload));
     await scope.register(board.plugin);
   });
   app.addHook("onClose", async () => await board.close());

@@ -13,7 +13,7 @@ import { exitCodeOf } from "./exit-code.ts";
 import { formatLogLine } from "./log-line.ts";
 import { main } from "./main.ts";
 import { metricsTable } from "./metrics-table.ts";
-import { createOutput, fit } from "./output.ts";
+import { createOutput, fit, tame } from "./output.ts";
 import { formatFailures, formatTree } from "./run-format.ts";
 import { applyEvent, createRunView, hasEnded, stateOf } from "./run-model.ts";
 import { parseParams } from "./run-params.ts";
@@ -319,6 +319,12 @@ describe("output", () => {
     expect(paint(false, {})).toBe("x");
     expect(paint(true, { NO_COLOR: "1" })).toBe("x");
     expect(paint(true, {}, true)).toBe("x");
+  });
+
+  test("shows what would steer the terminal instead of obeying it, and keeps colours", () => {
+    expect(tame("\u001B[31mred\u001B[0m\u001B[2J\u001B]0;title\u0007 a\tb\r\u009B1A")).toBe(
+      "\u001B[31mred\u001B[0m\uFFFD[2J\uFFFD]0;title\uFFFD a\tb\uFFFD\uFFFD1A",
+    );
   });
 
   test("redraws over the lines drawn before and cuts them to the width", () => {

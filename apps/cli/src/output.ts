@@ -38,8 +38,6 @@ export interface Output {
   readonly colors: Colors;
   /** To stdout: the result, for people. */
   line(text?: string): void;
-  /** To stdout as it is, for logs. */
-  raw(text: string): void;
   /** To stderr: how it goes. Nothing with `--json`. */
   note(text: string): void;
   /** The result: the value with `--json`, the lines for people otherwise. */
@@ -76,6 +74,24 @@ export const fit = (line: string, width: number): string => {
   return plain.length <= width ? line : `${plain.slice(0, Math.max(0, width - 1))}…`;
 };
 
+const COLOR = /^\[[0-9;]*m/;
+const isControl = (code: number): boolean =>
+  (code < 32 && code !== 9 && code !== 10) || (code >= 127 && code < 160);
+
+/**
+ * Text of steps and names of items may hold anything. Colours and line breaks stay; whatever else would
+ * steer the terminal is shown as a sign instead of being obeyed.
+ */
+export const tame = (text: string): string => {
+  let tamed = "";
+  for (let at = 0; at < text.length; at += 1) {
+    const code = text.charCodeAt(at);
+    const isColor = code === 27 && COLOR.test(text.slice(at + 1, at + 20));
+    tamed += isColor || !isControl(code) ? text[at] : "\uFFFD";
+  }
+  return tamed;
+};
+
 export const createOutput = ({ stdout, stderr, isJson, env }: OutputOptions): Output => {
   const isTerminal = stdout.isTTY === true && env["TERM"] !== "dumb";
   const hasColor =
@@ -85,7 +101,7 @@ export const createOutput = ({ stdout, stderr, isJson, env }: OutputOptions): Ou
   const colors = pc.createColors(hasColor);
   const widthNow = (): number => (isTerminal ? stdout.columns || WIDTH : 200);
   let drawn = 0;
-  const line = (text = ""): void => void stdout.write(`${text}\n`);
+  const line = (text = ""): void => void stdout.write(`${tame(text)}\n`);
   const jsonLine = (value: unknown): void => line(JSON.stringify(value));
   return {
     isJson,
@@ -93,9 +109,8 @@ export const createOutput = ({ stdout, stderr, isJson, env }: OutputOptions): Ou
     colors,
     line,
     jsonLine,
-    raw: (text) => void stdout.write(text),
     note: (text) => {
-      if (!isJson) stderr.write(`${text}\n`);
+      if (!isJson) stderr.write(`${tame(text)}\n`);
     },
     result: (value, lines) => {
       if (isJson) jsonLine(value);
@@ -106,7 +121,7 @@ export const createOutput = ({ stdout, stderr, isJson, env }: OutputOptions): Ou
       // What has left the screen at the top can't be drawn over.
       const shown = lines
         .slice(-((stdout.rows || HEIGHT) - 1))
-        .map((text) => fit(text, widthNow()));
+        .map((text) => fit(tame(text), widthNow()));
       stdout.write(`${up}\u001B[0J${shown.map((text) => `${text}\n`).join("")}`);
       drawn = shown.length;
     },
@@ -119,7 +134,7 @@ export const createOutput = ({ stdout, stderr, isJson, env }: OutputOptions): Ou
         const title = ERRORS[code].summary;
         stderr.write(`${JSON.stringify({ error: { code, title, detail, hint, data } })}\n`);
       } else {
-        for (const text of problemLines(error, colors)) stderr.write(`${text}\n`);
+        for (const text of problemLines(error, colors)) stderr.write(`${tame(text)}\n`);
       }
     },
     crash: (error) => {

@@ -63,8 +63,8 @@ export const load = async (
     if (event.type !== "cancelRun" && event.type !== "cancelStep") continue;
     const run = set.runs.get(event.runId);
     if (run === undefined) continue;
-    for (const stored of await loadOpenStepRuns(tx, run.id)) {
-      if (findRow(set, stored) === undefined) addRow(set, run, stored);
+    for (const row of await loadOpenStepRuns(tx, run.id)) {
+      if (findRow(set, row) === undefined) addRow(set, run, row);
     }
   }
   return loadPast(facts, tx, set, events);

@@ -3,7 +3,7 @@
  * that isn't.
  */
 import { type AttemptRef, silentLogger } from "@coppice/core";
-import type { StepIrInput } from "@coppice/pipeline";
+import type { PipelineIrInput } from "@coppice/pipeline";
 import {
   deployTestPipeline,
   type EngineWorld,
@@ -15,7 +15,7 @@ import { expect, it } from "vitest";
 
 import { startMaintenance } from "./index.ts";
 
-const submit = async (world: EngineWorld, name: string, steps: StepIrInput[]) =>
+const submit = async (world: EngineWorld, name: string, steps: PipelineIrInput["steps"]) =>
   world.submit(await world.deploy({ irVersion: 1, name, params: {}, steps }));
 
 const stateOf = async (world: EngineWorld, runId: string): Promise<unknown> => {

@@ -62,7 +62,6 @@ export {
   insertEvents,
   insertRuns,
   insertStepRuns,
-  loadAttempts,
   loadOpenStepRuns,
   loadStepRuns,
   type LockedRun,
@@ -72,7 +71,6 @@ export {
   type NewEvents,
   type NewRun,
   type NewStepRun,
-  type PastAttempt,
   readRuns,
   type RunUpdate,
   startStepRuns,
@@ -82,6 +80,7 @@ export {
   updateRuns,
   updateStepRuns,
 } from "./run-writes.ts";
+export { loadAttempts, type PastAttempt } from "./past-attempts.ts";
 export {
   checkLeases,
   insertLogs,
