@@ -19,7 +19,7 @@ import { loadOutputItems, type Queryable, readRuns } from "@coppice/store";
 
 import type { Begun } from "./events.ts";
 import type { Facts, RunFacts } from "./facts.ts";
-import { locateOutput, type OutputCache, type StepOutputs } from "./outputs.ts";
+import { locateOutput, type OutputCache, type ReadOutputs } from "./outputs.ts";
 
 export interface AssignmentContext {
   readonly db: Queryable;
@@ -30,8 +30,6 @@ export interface AssignmentContext {
 /** A joined list of more items or bytes than this is fetched by the worker, line by line. */
 const JOIN_ITEMS_INLINE_MAX = 2000;
 const JOIN_BYTES_INLINE_MAX = 64 * 1024;
-
-type ReadOutputs = (runId: RunId, step: number) => StepOutputs;
 
 /** What assignments are put together from. */
 interface Read {
@@ -57,7 +55,7 @@ export const buildAssignments = async (
     }
   }
   const read: Read = {
-    outputs: await context.outputs.load(context.db, [...wanted.values()]),
+    outputs: await context.outputs.loadTogether([...wanted.values()]),
     items: await readItems(context, begun),
   };
   const statuses = await runStatuses(context, begun);

@@ -218,6 +218,9 @@ const noteChanges = (context: CommitContext, set: WorkingSet) => (): void => {
   for (const run of set.runs.values()) {
     for (const row of run.changedRows) {
       if (!isTold(row)) continue;
+      if (row.output !== undefined && !isMapped(run, row.step)) {
+        context.outputs.remember(run.id, row.step, row.output);
+      }
       metrics.count("coppice_transitions_total", { to: row.state });
       const classId = classIdOf(row);
       if (row.savedState === "ready") capacity.noteReady(classId, -1);
@@ -237,6 +240,9 @@ const noteChanges = (context: CommitContext, set: WorkingSet) => (): void => {
     }
   }
 };
+
+const isMapped = (run: RunWork, step: number): boolean =>
+  run.version.graph.pipeline.steps[step]?.map !== undefined;
 
 const gpusOf = (run: RunWork, step: number): number =>
   run.version.graph.pipeline.steps[step]?.resources.gpu ?? 0;

@@ -137,7 +137,7 @@ export const openEngine = async (options: EngineOptions): Promise<Engine> => {
   const facts = openFacts();
   // A worker that was not seen for two leases takes no bells.
   const capacity = openCapacity(facts, 2 * leaseMs);
-  const outputs = openOutputCache();
+  const outputs = openOutputCache(db);
   const relay = openRelay({ db, doorbell, logger, metrics, failpoint });
   const notifier = await openNotifier(db, logger);
   const context: CommitContext = {

@@ -13,18 +13,29 @@ import { BoundedMap, type VersionFacts } from "./facts.ts";
 /** By item, in order; undefined where an item has no output. */
 export type StepOutputs = readonly (JsonValue | undefined)[];
 
-export interface OutputCache {
-  load(
-    db: Queryable,
-    wanted: readonly { readonly runId: RunId; readonly step: number; readonly isFinal: boolean }[],
-  ): Promise<(runId: RunId, step: number) => StepOutputs>;
+export interface WantedOutputs {
+  readonly runId: RunId;
+  readonly step: number;
+  /** Whether it may be remembered. */
+  readonly isFinal: boolean;
 }
 
-const CACHED_STEPS_MAX = 2000;
+export type ReadOutputs = (runId: RunId, step: number) => StepOutputs;
+
+export interface OutputCache {
+  /** Inside a commit, through its own transaction. */
+  load(tx: Queryable, wanted: readonly WantedOutputs[]): Promise<ReadOutputs>;
+  /** Outside of one: what is asked for in one turn of the event loop is read at once. */
+  loadTogether(wanted: readonly WantedOutputs[]): Promise<ReadOutputs>;
+  /** A plain step's output that has just been committed: its successors ask for it next. */
+  remember(runId: RunId, step: number, output: JsonValue): void;
+}
+
+const CACHED_STEPS_MAX = 10_000;
 /** Lists of many items are read again rather than kept. */
 const CACHED_ITEMS_MAX = 100;
 /** With the number of steps it bounds the cache: what is larger is read again, too. */
-const CACHED_CHARS_MAX = 32 * 1024;
+const CACHED_CHARS_MAX = 8 * 1024;
 
 const isSmall = (outputs: StepOutputs): boolean => {
   if (outputs.length > CACHED_ITEMS_MAX) return false;
@@ -52,27 +63,50 @@ const collect = (rows: readonly StoredOutput[]): Map<string, (JsonValue | undefi
   return found;
 };
 
-export const openOutputCache = (): OutputCache => {
+export const openOutputCache = (db: Queryable): OutputCache => {
   const cache = new BoundedMap<string, StepOutputs>(CACHED_STEPS_MAX);
+
+  const load = async (from: Queryable, wanted: readonly WantedOutputs[]): Promise<ReadOutputs> => {
+    const found = new Map<string, StepOutputs>();
+    const missing = new Map<string, WantedOutputs>();
+    for (const ref of wanted) {
+      const key = keyOf(ref.runId, ref.step);
+      const known = cache.get(key);
+      if (known === undefined) missing.set(key, ref);
+      else found.set(key, known);
+    }
+    if (missing.size > 0) {
+      const loaded = collect(await loadOutputs(from, [...missing.values()]));
+      for (const [key, ref] of missing) {
+        const outputs = loaded.get(key) ?? [];
+        found.set(key, outputs);
+        if (ref.isFinal && isSmall(outputs)) cache.set(key, outputs);
+      }
+    }
+    return (runId, step) => found.get(keyOf(runId, step)) ?? [];
+  };
+
+  let together:
+    | { readonly wanted: WantedOutputs[]; readonly read: Promise<ReadOutputs> }
+    | undefined;
   return {
-    load: async (db, wanted) => {
-      const found = new Map<string, StepOutputs>();
-      const missing = new Map<string, (typeof wanted)[number]>();
-      for (const ref of wanted) {
-        const key = keyOf(ref.runId, ref.step);
-        const known = cache.get(key);
-        if (known === undefined) missing.set(key, ref);
-        else found.set(key, known);
+    load,
+    loadTogether: async (wanted) => {
+      if (wanted.length === 0) return () => [];
+      if (together === undefined) {
+        const all: WantedOutputs[] = [];
+        const turn = new Promise<void>((resolve) => setImmediate(resolve));
+        const read = turn.then(() => {
+          together = undefined;
+          return load(db, all);
+        });
+        together = { wanted: all, read };
       }
-      if (missing.size > 0) {
-        const loaded = collect(await loadOutputs(db, [...missing.values()]));
-        for (const [key, ref] of missing) {
-          const outputs = loaded.get(key) ?? [];
-          found.set(key, outputs);
-          if (ref.isFinal && isSmall(outputs)) cache.set(key, outputs);
-        }
-      }
-      return (runId, step) => found.get(keyOf(runId, step)) ?? [];
+      together.wanted.push(...wanted);
+      return together.read;
+    },
+    remember: (runId, step, output) => {
+      if (isSmall([output])) cache.set(keyOf(runId, step), [output]);
     },
   };
 };
