@@ -65,6 +65,20 @@ const KEEP_ALIVE_MS = 10_000;
  */
 const IDLE_IN_TRANSACTION_MS = 15_000;
 
+/**
+ * Named statements are planned once per connection: left to itself PostgreSQL plans the wide statement of
+ * a commit anew each time, which costs more than carrying it out. A plan that was made while a table was
+ * empty must hold when it is full, so plans reach rows by key, never by reading a table through.
+ */
+const PLANNER_OPTIONS = [
+  "plan_cache_mode=force_generic_plan",
+  "enable_seqscan=off",
+  "enable_hashjoin=off",
+  "enable_mergejoin=off",
+]
+  .map((option) => `-c ${option}`)
+  .join(" ");
+
 /** SQLSTATE classes and socket errors that mean "the server is not there now". */
 const AWAY =
   /^(08|57P0|53300|25P03)|^(ECONNREFUSED|ECONNRESET|EPIPE|ETIMEDOUT|ENOENT|EHOSTUNREACH)$/;
@@ -153,9 +167,7 @@ export const openDatabase = (options: DatabaseOptions): Database => {
     idle_in_transaction_session_timeout: IDLE_IN_TRANSACTION_MS,
     keepAlive: true,
     keepAliveInitialDelayMillis: KEEP_ALIVE_MS,
-    // Named statements are planned once per connection. Left to itself PostgreSQL plans the wide
-    // statement of a commit anew each time, which costs more than carrying it out.
-    options: "-c plan_cache_mode=force_generic_plan",
+    options: PLANNER_OPTIONS,
     // Statements that don't wait for each other's rows travel together.
     pipeline: true,
     types,
