@@ -120,7 +120,8 @@ const prepare = () => {
 fs.mkdirSync(modules, { recursive: true });
 const deadlineMs = Date.now() + WAIT_MS;
 while (!tryLock()) {
-  if (Date.now() > deadlineMs) throw new Error(`Another process holds ${lockFile}; remove it if not.`);
+  if (Date.now() > deadlineMs)
+    throw new Error(`Another process holds ${lockFile}; remove it if not.`);
   await pause(100);
 }
 const unlock = () => fs.rmSync(lockFile, { force: true });

@@ -123,8 +123,8 @@ describe("a test", () => {
   });
 
   test("is skipped only where something says why", () => {
-    // `context.skip("reason")` says it itself; `skipIf(condition)` by the name of its condition.
-    const skip = /\.skip\b(?!\((?:[`"']|\w+\)))/;
+    // `context.skip("reason")` and `context.skip(condition, "reason")` say it themselves; `skipIf(condition)` by the name of its condition.
+    const skip = /\.skip\b(?!\((?:[`"']|\w+\)|[^)]+, [`"']))/;
     expect(linesMatching(tests, skip)).toEqual([]);
     expect(linesMatching(tests, /\.(?:skipIf|runIf)\(\s*(?:true|false)\s*\)/)).toEqual([]);
   });

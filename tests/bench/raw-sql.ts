@@ -77,7 +77,7 @@ const rowOf = (lot: Lot, runId: RunId, step: number, isRunning: boolean): NewSte
   projectId: lot.projectId,
   classId: 1,
   priority: 0,
-  isPooled: false,
+  pools: null,
   name: null,
 });
 

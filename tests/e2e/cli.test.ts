@@ -31,6 +31,7 @@ const wait = defineStep({
     for (let tick = 1; tick <= seconds * 10; tick += 1) {
       if (ctx.signal.aborted) return;
       ctx.log.info("tick", { tick });
+      // A user's step that takes its time: the test waits for its log, not for this.
       await new Promise((resolve) => setTimeout(resolve, 100));
     }
   },

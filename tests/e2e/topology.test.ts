@@ -26,6 +26,7 @@ const square = defineStep({
   inputs: z.object({ n: z.number() }),
   output: z.number(),
   run: async (_ctx, { n }) => {
+    // A step that takes its time, so that there is something to kill.
     await pause(100);
     return n * n;
   },
@@ -53,6 +54,7 @@ const span = defineStep({
   output: z.object({ from: z.number(), to: z.number() }),
   run: async () => {
     const from = Date.now();
+    // A step that takes its time: the spans are compared.
     await pause(150);
     return { from, to: Date.now() };
   },

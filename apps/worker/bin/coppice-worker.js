@@ -1,2 +1,3 @@
 #!/usr/bin/env node
+/** The bin of `coppice-worker`: `npm run build` first. */
 import "../dist/main.js";

@@ -94,7 +94,6 @@ export const ERRORS = {
   CPC_MAP_TOO_LARGE: permanent("The list that the step maps over is over its limit."),
   CPC_WHEN_INVALID: permanent("The step's condition can't be evaluated over these outputs."),
   CPC_WORKER_LOST: transient("The worker's lease ran out: it stopped answering."),
-  CPC_RELEASED: transient("The worker gave the attempt back, because it was told to stop."),
   CPC_QUARANTINED: permanent("The step was lost with its worker too often and is kept apart."),
   CPC_CANCELLED: permanent("The run or the step was cancelled."),
   CPC_SUPERSEDED: permanent("Another attempt has taken this one's place."),
@@ -102,7 +101,6 @@ export const ERRORS = {
     "The step wants an environment variable that the worker's operator did not allow.",
     "Start the worker with --allow-env <project>:<NAME>.",
   ),
-  CPC_NO_SLOT: transient("The worker has no free slot."),
   CPC_ISOLATION_BREACH: permanent("The step's code used its context after the attempt had ended."),
   // Services
   CPC_DATABASE_UNREACHABLE: transient(

@@ -17,7 +17,8 @@ export const canonicalJson = (value: JsonValue): string => {
     return JSON.stringify(value);
   }
   if (typeof value === "number") {
-    if (!Number.isFinite(value)) throw new TypeError(`expected a finite number. Received: ${value}`);
+    if (!Number.isFinite(value))
+      throw new TypeError(`expected a finite number. Received: ${value}`);
     return JSON.stringify(value);
   }
   if (Array.isArray(value)) return `[${value.map(canonicalJson).join(",")}]`;

@@ -312,6 +312,14 @@ const decideCancelStep = (context: DecideContext, event: CancelStepEvent): Decis
   const summary = run.summaries[event.step];
   if (summary === undefined) return refuse(new CoppiceError("CPC_STEP_NOT_FOUND"));
   if (run.state !== "running") return DONE;
+  if (event.item !== undefined && event.item >= summary.made) {
+    return refuse(
+      new CoppiceError("CPC_STEP_NOT_FOUND", {
+        detail: `Item ${event.item} has not been made yet; ${summary.made} have.`,
+        hint: "Cancel the whole step, or wait until the item is ready.",
+      }),
+    );
+  }
   for (const row of context.set.rows.values()) {
     const isMeant =
       row.step === event.step && (event.item === undefined || row.item === event.item);

@@ -210,6 +210,7 @@ describe("map", () => {
     steps["each"] = async () => {
       now += 1;
       most = Math.max(most, now);
+      // The step works for a while; nothing is waited for.
       await new Promise((resolve) => setTimeout(resolve, 10));
       now -= 1;
       return succeeded(null);

@@ -71,6 +71,7 @@ describe.each(kinds)("on the %s doorbell", (kind) => {
     const execute = async (assignment: { runId: string; step: number; item: number }) => {
       const key = `${assignment.runId}/${assignment.step}/${assignment.item}`;
       executed.set(key, (executed.get(key) ?? 0) + 1);
+      // The step works for a moment, so that attempts overlap.
       await pause(1);
       return succeeded(null);
     };
@@ -225,6 +226,7 @@ describe("admission", () => {
         used[name] = (used[name] ?? 0) + weight;
         if ((used[name] ?? 0) > (capacities[name] ?? 0)) overruns.push(`${name}: ${used[name]}`);
       }
+      // Each step works for a time of its own: the schedule is what is random here.
       await pause(rng.next() * 8);
       for (const { name, weight } of weights[stepKey] ?? [])
         used[name] = (used[name] ?? 0) - weight;

@@ -20,6 +20,7 @@ import {
   loadOverdueRuns,
   loadSilent,
   loadStuckRuns,
+  recountPools,
   type OpenAttempt,
   stampProcess,
 } from "@coppice/store";
@@ -61,7 +62,11 @@ export const startMaintenance = (engine: Engine, options: MaintenanceOptions): M
       if (!isReconcilerOff) await reconcile(inside, options.logger);
       publishLoad(inside);
     }),
-    repeat(HOUSEKEEPING_MS, options.logger, "housekeeping", () => forgetGoneProcesses(inside.db)),
+    repeat(HOUSEKEEPING_MS, options.logger, "housekeeping", async () => {
+      await forgetGoneProcesses(inside.db);
+      const mended = await inside.db.transaction(recountPools);
+      if (mended > 0) count(inside, "pool_used", mended);
+    }),
   ];
   return {
     runOnce: async () => {
@@ -76,6 +81,8 @@ export const startMaintenance = (engine: Engine, options: MaintenanceOptions): M
 /** A stamp every 2 s; a longer gap than this ends a process's unbroken time. */
 const STAMP_MS = 2000;
 const STAMP_GAP_MS = 6000;
+/** Short leases get short gaps, so that an outage of a whole lease is never taken for steadiness. */
+const gapOf = (leaseMs: number): number => Math.min(STAMP_GAP_MS, Math.floor(0.4 * leaseMs));
 
 /** Tells the database that this process answers; leases expire only while some API process does. */
 export const startStamping = (
@@ -85,7 +92,7 @@ export const startStamping = (
   logger: Logger,
 ): Maintenance => {
   const { inside } = engine;
-  const gapMs = Math.min(STAMP_GAP_MS, inside.leaseMs);
+  const gapMs = gapOf(inside.leaseMs);
   const everyMs = Math.min(STAMP_MS, Math.floor(gapMs / 3));
   const loop = repeat(everyMs, logger, "stamp", () =>
     stampProcess(inside.db, processId, kind, gapMs),
@@ -176,7 +183,7 @@ const expireLeases = async (inside: EngineInside, logger: Logger): Promise<void>
   const expired = await loadExpired(inside.db, BATCH);
   if (expired.length === 0) return;
   // Workers can't renew a lease while no API answers: their silence says nothing about them.
-  const gapMs = Math.min(STAMP_GAP_MS, inside.leaseMs);
+  const gapMs = gapOf(inside.leaseMs);
   if (!(await isApiSteady(inside.db, inside.leaseMs, gapMs))) return;
   count(inside, "expired_lease", expired.length);
   await commitAll(

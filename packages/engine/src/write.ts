@@ -37,6 +37,13 @@ export const bellOf = (facts: Facts, row: RowWork): Bell => ({
   priority: priorityOf(row),
 });
 
+const poolsJson = (row: RowWork): string | null => {
+  const pools = poolsOf(row);
+  return pools.length === 0
+    ? null
+    : JSON.stringify(pools.map(({ name, weight }) => ({ name, weight })));
+};
+
 const toWrite = (row: RowWork): NewStepRun => ({
   runId: row.run.id,
   step: row.step,
@@ -56,7 +63,7 @@ const toWrite = (row: RowWork): NewStepRun => ({
   projectId: row.run.version.projectId,
   classId: classIdOf(row),
   priority: priorityOf(row),
-  isPooled: poolsOf(row).length > 0,
+  pools: poolsJson(row),
   name: row.name,
 });
 

@@ -125,6 +125,8 @@ create table step_run (
   priority smallint not null,
   -- Whether it takes from pools: such rows are admitted apart, so that a full pool blocks nobody else.
   is_pooled boolean not null default false,
+  -- [{"name", "weight"}], so that admission can pass over what waits for a full pool.
+  pools jsonb,
   state text not null,
   attempt smallint not null default 1,
   ring smallint not null default 0,

@@ -29,8 +29,14 @@ const LOAD_WAITING = {
            (select * from step_run s where s.class_id = c.class_id and s.state = 'ready'
               and not s.is_pooled order by s.priority desc, s.ready_at limit c.n)
            union all
-           (select * from step_run s where s.class_id = c.class_id and s.state = 'ready'
-              and s.is_pooled order by s.priority desc, s.ready_at limit 200)
+           (select * from (
+              select * from step_run s where s.class_id = c.class_id and s.state = 'ready'
+                and s.is_pooled order by s.priority desc, s.ready_at limit 5000) s
+            where not exists (
+              select from jsonb_to_recordset(s.pools) as w(name text, weight int)
+              left join pool p on p.project_id = s.project_id and p.name = w.name
+              where p.name is null or p.used + w.weight > p.capacity)
+            order by s.priority desc, s.ready_at limit c.n)
            union all
            (select * from step_run s where s.class_id = c.class_id and s.state = 'queued'
               and not s.is_pooled and s.queued_at < clock_timestamp() - $3 * interval '1 millisecond'
@@ -39,8 +45,9 @@ const LOAD_WAITING = {
 };
 
 /**
- * The first `limit` of each class by priority, then age; pooled ones apart. Queued ones only where their
- * bell has been silent for `bellSilentMs`: younger bells are about to be answered.
+ * The first `limit` of each class by priority, then age; pooled ones apart, those passed over whose pool
+ * has no room, so that a full pool blocks nobody else. Queued ones only where their bell has been silent
+ * for `bellSilentMs`: younger bells are about to be answered.
  */
 export const loadWaiting = (
   tx: Queryable,
@@ -249,3 +256,29 @@ const LOAD_POOLS = {
 
 export const loadPools = (db: Queryable, projectId: string): Promise<PoolState[]> =>
   db.query<PoolState & Row>(LOAD_POOLS, [projectId]);
+
+// ── pools, counted again ──────────────────────────────────────────────────────────────────────────
+
+const LOCK_ALL_POOLS = {
+  name: "lock-all-pools",
+  text: "select from pool order by project_id, name for no key update",
+};
+const RECOUNT_POOLS = {
+  name: "recount-pools",
+  text: `with held as (
+           select s.project_id, w.name, sum(w.weight)::int as used from step_run s
+           cross join lateral jsonb_to_recordset(s.pools) as w(name text, weight int)
+           where s.class_id = any(select id from class) and s.state in ('queued', 'running')
+             and s.is_pooled
+           group by s.project_id, w.name)
+         update pool p set used = coalesce(h.used, 0)
+         from pool q left join held h on h.project_id = q.project_id and h.name = q.name
+         where q.project_id = p.project_id and q.name = p.name and p.used <> coalesce(h.used, 0)
+         returning p.name`,
+};
+
+/** Under all pools' locks, which every commit that takes or gives back weight holds to its end. */
+export const recountPools = async (tx: Queryable): Promise<number> => {
+  await tx.query(LOCK_ALL_POOLS);
+  return (await tx.query(RECOUNT_POOLS)).length;
+};

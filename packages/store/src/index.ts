@@ -15,6 +15,7 @@ export {
   lockPools,
   type OpenAttempt,
   type PoolState,
+  recountPools,
   type WaitingOfRun,
   type WaitingStepRun,
   type WorkerCapacity,
@@ -57,29 +58,31 @@ export {
 } from "./outcome-store.ts";
 export {
   type FirstRunState,
-  type Granted,
-  insertAttempts,
   insertEvents,
   insertRuns,
-  insertStepRuns,
-  loadOpenStepRuns,
-  loadStepRuns,
   type LockedRun,
   lockRuns,
   lockRunsIfFree,
-  type NewAttempt,
   type NewEvents,
   type NewRun,
-  type NewStepRun,
   readRuns,
   type RunUpdate,
+  updateRuns,
+} from "./run-writes.ts";
+export {
+  type Granted,
+  insertAttempts,
+  insertStepRuns,
+  loadOpenStepRuns,
+  loadStepRuns,
+  type NewAttempt,
+  type NewStepRun,
   startStepRuns,
   type StepRunRow,
   type StepRunWrite,
   succeedStepRuns,
-  updateRuns,
   updateStepRuns,
-} from "./run-writes.ts";
+} from "./step-run-writes.ts";
 export { loadAttempts, type PastAttempt } from "./past-attempts.ts";
 export {
   checkLeases,

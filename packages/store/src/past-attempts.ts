@@ -4,7 +4,7 @@
 import type { AttemptOutcome, LeaseToken, RunId, StepRunRef } from "@coppice/core";
 
 import type { Queryable, Row } from "./client.ts";
-import type { Granted } from "./run-writes.ts";
+import type { Granted } from "./step-run-writes.ts";
 
 export interface PastAttempt {
   readonly runId: RunId;
