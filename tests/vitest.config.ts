@@ -18,6 +18,8 @@ export default defineConfig({
     // Real servers on a busy machine: the first test of a run waits for their start.
     testTimeout: 20_000,
     hookTimeout: 30_000,
+    // Most of the time tests wait for leases and processes, not for the processor.
+    maxWorkers: 2,
     globalSetup: ["./tests/global-setup.ts"],
     projects: [
       {

@@ -116,9 +116,10 @@ it.each([
 });
 
 it("log lines and metric names that can't be stored as they are stop nothing", async () => {
-  const steps = [{ key: "a", resources: { labels: { by: "hand" } } }];
+  // A label of its own: workers of the tests before would take the bell.
+  const steps = [{ key: "a", resources: { labels: { by: "own-hand" } } }];
   const pipeline = await world.deploy({ irVersion: 1, name: "nul-log", params: {}, steps });
-  const hand = await registerHandWorker(world, { by: "hand" });
+  const hand = await registerHandWorker(world, { by: "own-hand" });
   const runId = await world.submit(pipeline);
   const assignment = await hand.start(runId, 0);
   const { step, item, attempt, lease } = assignment;
