@@ -22,10 +22,11 @@ import { createFleetHandlers } from "./fleet-handlers.ts";
 import { addGuard } from "./guard.ts";
 import { type Handler, type Handlers, registerRoute } from "./handler.ts";
 import { createIdentityHandlers } from "./identity-handlers.ts";
+import { onceATurn } from "./once-a-turn.ts";
 import { createParamsChecker } from "./params-schema.ts";
 import { createResultHandlers } from "./result-handlers.ts";
 import { createRunChanges } from "./run-changes.ts";
-import { createRunHandlers } from "./run-handlers.ts";
+import { createRunHandlers, type VersionOf } from "./run-handlers.ts";
 import { createRunLookup } from "./run-lookup.ts";
 import { createWorkerHandlers } from "./worker-handlers.ts";
 
@@ -148,6 +149,7 @@ const createHandlers = (deps: Deps, app: FastifyInstance): Handlers => {
     changes,
     lookup: createRunLookup(deps.db),
     params: createParamsChecker(),
+    versions: onceATurn<VersionOf>(),
   };
   return {
     ...createFleetHandlers(deps),

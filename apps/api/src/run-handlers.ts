@@ -26,6 +26,7 @@ import type { Deps } from "./deps.ts";
 import { type Portion, resumePoint, sendEvents } from "./event-stream.ts";
 import { type Call, type Handlers } from "./handler.ts";
 import { decodeCursor, PAGE_DEFAULT, toPage } from "./page.ts";
+import type { OnceATurn } from "./once-a-turn.ts";
 import type { ParamsChecker } from "./params-schema.ts";
 import type { RunChanges } from "./run-changes.ts";
 import type { FoundRun, RunLookup } from "./run-lookup.ts";
@@ -45,16 +46,21 @@ export interface RunServices {
   readonly lookup: RunLookup;
   readonly changes: RunChanges;
   readonly params: ParamsChecker;
+  readonly versions: OnceATurn<VersionOf>;
 }
+
+export type VersionOf = Awaited<ReturnType<typeof findVersionId>>;
 
 const EVENT_ROWS_MAX = 200;
 const uuid = z.uuid();
 
-const submit = async ({ deps, params }: RunServices, call: Call<"runs.submit">) => {
+const submit = async ({ deps, params, versions }: RunServices, call: Call<"runs.submit">) => {
   const { body, request, reply } = call;
   const projectId = await call.projectId();
   const version = body.version ?? null;
-  const found = await findVersionId(deps.db, projectId, body.pipeline, version);
+  const found = await versions(JSON.stringify([projectId, body.pipeline, version]), () =>
+    findVersionId(deps.db, projectId, body.pipeline, version),
+  );
   if (found === undefined) {
     throw new CoppiceError("CPC_PIPELINE_NOT_FOUND", {
       detail: version === null ? body.pipeline : `${body.pipeline} version ${version}`,

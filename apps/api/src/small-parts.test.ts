@@ -4,6 +4,7 @@ import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { z } from "zod";
 import { parseRange } from "./byte-range.ts";
+import { onceATurn } from "./once-a-turn.ts";
 import { createParamsChecker } from "./params-schema.ts";
 import { joinLogs } from "./result-handlers.ts";
 import { endingOf, rangeOf } from "./run-id.ts";
@@ -124,4 +125,12 @@ describe("parameters", () => {
       }),
     );
   });
+});
+
+test("what is asked in one turn is looked up once, what is asked later again", async () => {
+  const ask = onceATurn<number>();
+  let looks = 0;
+  const look = (): Promise<number> => Promise.resolve((looks += 1));
+  expect(await Promise.all([ask("a", look), ask("a", look), ask("b", look)])).toEqual([1, 1, 2]);
+  expect(await ask("a", look)).toBe(3);
 });
