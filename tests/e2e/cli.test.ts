@@ -172,6 +172,10 @@ describe("a run of the README's pipeline", () => {
   });
 
   test("workers, queues and pipelines are tables for people and JSON for scripts", async () => {
+    // A worker tells its free slots with each heartbeat: the run before may still be counted.
+    await waitUntil(async () => /alive +0\/4/.test((await coppice("workers")).stdout), {
+      what: "the worker to tell that its slots are free",
+    });
     expect((await coppice("workers")).stdout).toMatch(/^WORKER +STATE +SLOTS.*\n\S+ +alive +0\/4/);
     expect((await json("workers"))[0]).toMatchObject({ items: [{ slots: 4, isAlive: true }] });
     expect((await coppice("queues")).stdout).toMatch(/^CLASS +READY.*\n\S+ +0 +0 +0/);
