@@ -12,6 +12,7 @@ import { startHealthServer } from "./health-server.ts";
 import { loadWorkerConfig, WORKER_USAGE, type WorkerConfig } from "./worker-config.ts";
 
 const VERSION = "0.1.0";
+const SAME_SIGNAL_MS = 200;
 
 const work = async (config: WorkerConfig): Promise<void> => {
   const logger = createLogger({ name: "worker", level: config.logLevel });
@@ -19,8 +20,13 @@ const work = async (config: WorkerConfig): Promise<void> => {
   const stopping = new AbortController();
   let supervisor: Supervisor | undefined;
   let signals = 0;
+  let heardAtMs = Number.NEGATIVE_INFINITY;
   const ended = new Promise<void>((end, fail) => {
     const onSignal = (signal: NodeJS.Signals): void => {
+      // One Ctrl-C may come twice: from the terminal, and through `coppice` or npx that pass it on.
+      const nowMs = performance.now();
+      if (nowMs - heardAtMs < SAME_SIGNAL_MS) return;
+      heardAtMs = nowMs;
       signals += 1;
       logger.info({ signal, signals }, "the worker was told to stop");
       stopping.abort();
